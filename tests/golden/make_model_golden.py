@@ -201,8 +201,8 @@ def target_lists(directory, causal, exclude):
                 model = peft.get_peft_model(cls(directory), lora(task, targets, exclude_modules=exclude))
                 found.append({"task_type": task, "target_modules": targets, "modules": adapted_modules(model),
                               "modules_to_save": sorted(model.peft_config["default"].modules_to_save or [])})
-            except ValueError as error:
-                found.append({"task_type": task, "target_modules": targets, "error": str(error).splitlines()[0][:100]})
+            except ValueError:  # nothing matches, or the family has no default
+            found.append({"task_type": task, "target_modules": targets, "error": True})
     return found
 
 
