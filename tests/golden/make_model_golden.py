@@ -202,7 +202,7 @@ def target_lists(directory, causal, exclude):
                 found.append({"task_type": task, "target_modules": targets, "modules": adapted_modules(model),
                               "modules_to_save": sorted(model.peft_config["default"].modules_to_save or [])})
             except ValueError:  # nothing matches, or the family has no default
-            found.append({"task_type": task, "target_modules": targets, "error": True})
+                found.append({"task_type": task, "target_modules": targets, "error": True})
     return found
 
 
