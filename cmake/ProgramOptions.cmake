@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+# How our own programs, tests and benchmarks are built. Nothing here reaches a user of fedlora::fedlora.
+if(PROJECT_IS_TOP_LEVEL)
+  if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+    set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo or MinSizeRel" FORCE)
+  endif()
+  find_program(FEDLORA_CCACHE ccache)
+  mark_as_advanced(FEDLORA_CCACHE)
+  if(FEDLORA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+    set(CMAKE_CXX_COMPILER_LAUNCHER "${FEDLORA_CCACHE}")
+  endif()
+endif()
+
+add_library(fedlora_program_options INTERFACE)
+target_compile_options(fedlora_program_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion)
+if(FEDLORA_NATIVE)
+  target_compile_options(fedlora_program_options INTERFACE -march=native)
+endif()
+if(FEDLORA_SANITIZE)
+  list(JOIN FEDLORA_SANITIZE "," sanitizers)
+  target_compile_options(fedlora_program_options INTERFACE
+    -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(fedlora_program_options INTERFACE -fsanitize=${sanitizers})
+endif()
+
+# Programs take oneDNN's products where the component is there, and see so by FEDLORA_HAVE_ONEDNN; the library never asks.
+target_link_options(fedlora_program_options INTERFACE -Wl,--as-needed)
+if(TARGET fedlora::onednn)
+  target_link_libraries(fedlora_program_options INTERFACE fedlora::onednn)
+  target_compile_definitions(fedlora_program_options INTERFACE FEDLORA_HAVE_ONEDNN=1)
+else()
+  target_link_libraries(fedlora_program_options INTERFACE fedlora::fedlora)
+endif()

@@ -1,0 +1,46 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Compiles every header of the library alone, included twice, with warnings as errors.
+#   each_alone.sh INCLUDE_DIR FLAGS_FILE COMPILER...
+# Takes the first of the compilers that is there; exits with 77 (skipped) if none is. Two compilations run at a time.
+set -u
+include_dir=$1 flags=$2
+shift 2
+
+compiler=
+for candidate in "$@"; do
+  if command -v "$candidate" >/dev/null 2>&1; then
+    compiler=$candidate
+    break
+  fi
+done
+if [ -z "$compiler" ]; then
+  echo "skipped: none of these compilers is installed: $*"
+  exit 77
+fi
+"$compiler" --version | head -n 1
+
+# Headers of optional components want a library that need not be there.
+skip=
+if ! printf '#include <oneapi/dnnl/dnnl.hpp>\n' | "$compiler" "@$flags" -fsyntax-only -x c++ - 2>/dev/null; then
+  skip=$(cd "$include_dir" && grep -rlE '#include <(oneapi/dnnl/)?dnnl' fedlora)
+  [ -z "$skip" ] || echo "not compiled, for want of oneDNN: $skip"
+fi
+
+cd "$include_dir" || exit 1
+headers=$(find fedlora -name '*.hpp' | LC_ALL=C sort)
+for header in $skip; do
+  headers=$(printf '%s\n' "$headers" | grep -vxF "$header")
+done
+count=$(printf '%s\n' "$headers" | grep -c .)
+[ "$count" -gt 0 ] || { echo "no header found in $include_dir"; exit 1; }
+
+export compiler flags
+# shellcheck disable=SC2016  # the inner shell expands
+printf '%s\n' "$headers" | xargs -n 1 -P 2 sh -c '
+  printf "#include \"%s\"\n#include \"%s\"\nint main() {}\n" "$1" "$1" |
+    "$compiler" "@$flags" -fsyntax-only -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror -x c++ - ||
+    { echo "FAILED $1"; exit 1; }' sh
+status=$?
+[ "$status" -eq 0 ] && echo "$count headers, each compiled alone"
+exit "$status"
