@@ -33,11 +33,9 @@ def decompose(code_point, compatibility):
 def combining(code_point):
     """Is the canonical combining class other than 0? utf8proc reorders such a mark before or after one of these two."""
     def normal(text):
-        codes = (ctypes.c_int32 * 4)(*map(ord, text))
         out = ctypes.POINTER(ctypes.c_uint8)()
         raw = text.encode()
         n = library.utf8proc_map(raw, ctypes.c_ssize_t(len(raw)), ctypes.byref(out), (1 << 4))
-        del codes
         return ctypes.string_at(out, n).decode()
     return any(normal(t) != t for t in ("a" + chr(code_point) + "\u0334", "a\u0345" + chr(code_point)))
 
