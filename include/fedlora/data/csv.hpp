@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+// Records of CSV (RFC 4180) and TSV files. The readers are strict: whatever would make a row mean something else than
+// its author meant is an error that names file, line and column, never a guess.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "fedlora/core/error.hpp"
+#include "fedlora/core/shape.hpp"
+
+namespace fedlora {
+
+/// One row of a delimited file.
+struct Record {
+  Index line = 0;  ///< the line, counted from 1, on which the record starts: quoted fields may span several
+  std::vector<std::string> fields;
+};
+
+namespace detail {
+
+/// A bound on what one record may make the reader allocate. Far more columns than any table of texts has.
+inline constexpr std::size_t max_fields_per_record = 65536;
+
+/// The length of the longest prefix of `text` that is well-formed UTF-8 (Unicode 15, table 3-7: no overlong forms, no
+/// surrogates, nothing above U+10FFFF).
+inline std::size_t utf8_prefix(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  std::size_t i = 0;
+  while (i < text.size()) {
+    const unsigned lead = byte(i);
+    if (lead < 0x80) {
+      ++i;
+      continue;
+    }
+    std::size_t length = 0;
+    unsigned low = 0x80, high = 0xBF;  // what the second byte may be
+    if (lead >= 0xC2 && lead <= 0xDF) {
+      length = 2;
+    } else if (lead >= 0xE0 && lead <= 0xEF) {
+      length = 3;
+      if (lead == 0xE0) low = 0xA0;
+      if (lead == 0xED) high = 0x9F;
+    } else if (lead >= 0xF0 && lead <= 0xF4) {
+      length = 4;
+      if (lead == 0xF0) low = 0x90;
+      if (lead == 0xF4) high = 0x8F;
+    } else {
+      return i;
+    }
+    if (text.size() - i < length || byte(i + 1) < low || byte(i + 1) > high) return i;
+    for (std::size_t k = 2; k < length; ++k)
+      if ((byte(i + k) & 0xC0u) != 0x80u) return i;
+    i += length;
+  }
+  return i;
+}
+
+/// Somebody's text for a message: shortened, and with control characters and bytes that are not UTF-8 as \xNN.
+inline std::string for_message(std::string_view text, std::size_t limit = 60) {
+  constexpr std::string_view hex = "0123456789ABCDEF";
+  std::string shown;
+  std::size_t i = 0;
+  while (i < text.size() && i < limit) {
+    std::size_t length = 1;  // of the character that starts here
+    while (length <= 4 && utf8_prefix(text.substr(i, length)) != length) ++length;
+    const auto c = static_cast<unsigned char>(text[i]);
+    if (length > 4 || c < 0x20 || c == 0x7F) {
+      shown.append("\\x").append(1, hex[c >> 4]).append(1, hex[c & 15]);
+      ++i;
+    } else {
+      shown.append(text.substr(i, length));
+      i += length;
+    }
+  }
+  if (i < text.size()) shown.append("…");
+  return shown;
+}
+
+/// What every reader of records needs: the text, the place in it, and errors that name the place.
+class RecordCursor {
+ public:
+  RecordCursor(std::string_view text, std::string file) : text_(text), file_(std::move(file)) {
+    if (text_.starts_with("\xEF\xBB\xBF"))
+      text_.remove_prefix(3);  // a byte order mark says nothing about the first field
+  }
+
+ protected:
+  bool at_end() const { return position_ >= text_.size(); }
+  bool at(char c) const { return position_ < text_.size() && text_[position_] == c; }
+
+  /// Steps over LF, CRLF, or a CR that ends the file.
+  bool take_line_end() {
+    if (at('\n')) {
+      ++position_;
+    } else if (at('\r') && (position_ + 1 == text_.size() || text_[position_ + 1] == '\n')) {
+      position_ = std::min(position_ + 2, text_.size());
+    } else {
+      return false;
+    }
+    ++line_;
+    return true;
+  }
+
+  std::string where(const Record& record) const {
+    return file_ + ", line " + std::to_string(record.line) + ", column " + std::to_string(record.fields.size() + 1);
+  }
+
+  [[noreturn]] void broken(const Record& record, std::string_view expected, std::string_view got) const {
+    fail<FormatError>(where(record), expected, got);
+  }
+
+  /// Appends a field that passed the checks every field must pass.
+  void add(Record& record, std::string field) const {
+    if (const auto nul = field.find('\0'); nul != std::string::npos)
+      broken(record, "text without NUL bytes",
+             "a NUL after '" + for_message(std::string_view(field).substr(0, nul)) + "'");
+    if (const auto good = utf8_prefix(field); good != field.size())
+      broken(record, "valid UTF-8",
+             "'" + for_message(std::string_view(field).substr(good, 4)) + "' after " + std::to_string(good) +
+                 " bytes of the field");
+    if (record.fields.size() >= max_fields_per_record)
+      broken(record, "at most " + std::to_string(max_fields_per_record) + " columns", "more");
+    record.fields.push_back(std::move(field));
+  }
+
+  std::string_view text_;
+  std::string file_;
+  std::size_t position_ = 0;
+  Index line_ = 1;
+};
+
+}  // namespace detail
+
+/// Reads CSV as RFC 4180 says: fields apart by commas; a field with commas, quotes or line breaks stands in double
+/// quotes, and a quote inside is doubled. Lines end with LF or CRLF, the last one may lack its end, and a UTF-8 byte
+/// order mark may come first. Line breaks inside quotes are kept as they are. An empty line is no record (a record of
+/// one empty field is `""`).
+///
+/// Errors (FormatError: file, line where the record starts, column from 1): text after a closing quote, a quote inside
+/// an unquoted field, a quote never closed, a CR alone outside quotes, invalid UTF-8, a NUL byte.
+class CsvReader : private detail::RecordCursor {
+ public:
+  /// `text` must outlive the reader; `file` is its name in messages.
+  CsvReader(std::string_view text, std::string file) : RecordCursor(text, std::move(file)) {}
+
+  /// Reads the next record into `record`. False at the end of the file.
+  bool next(Record& record) {
+    while (take_line_end()) {
+    }
+    record.fields.clear();
+    record.line = line_;
+    if (at_end()) return false;
+    for (;;) {
+      add(record, at('"') ? quoted(record) : unquoted(record));
+      if (at_end() || take_line_end()) return true;
+      ++position_;  // the comma, the only thing a field stops at besides
+    }
+  }
+
+ private:
+  std::string quoted(const Record& record) {
+    std::string field;
+    ++position_;
+    for (;;) {
+      const auto quote = text_.find('"', position_);
+      if (quote == std::string_view::npos) broken(record, "a closing quote", "the end of the file");
+      const auto part = text_.substr(position_, quote - position_);
+      field.append(part);
+      line_ += static_cast<Index>(std::count(part.begin(), part.end(), '\n'));
+      position_ = quote + 1;
+      if (!at('"')) break;
+      field.push_back('"');
+      ++position_;
+    }
+    const bool line_end = at('\n') || (at('\r') && (position_ + 1 == text_.size() || text_[position_ + 1] == '\n'));
+    if (!at_end() && !at(',') && !line_end)
+      broken(record,
+             "a comma or the end of the line after the closing quote (a quote inside a quoted field is doubled)",
+             "'" + detail::for_message(text_.substr(position_, 12)) + "'");
+    return field;
+  }
+
+  std::string unquoted(const Record& record) {
+    const auto end = std::min(text_.find_first_of(",\n\r\"", position_), text_.size());
+    std::string field(text_.substr(position_, end - position_));
+    position_ = end;
+    if (at('"'))
+      broken(record, "an unquoted field without quotes (quote the whole field, and double the quotes inside)",
+             "'" + detail::for_message(field, 40) + "\"'");
+    if (at('\r') && position_ + 1 < text_.size() && text_[position_ + 1] != '\n')
+      broken(record, "lines that end with LF or CRLF", "a CR alone after '" + detail::for_message(field, 40) + "'");
+    return field;
+  }
+};
+
+/// Reads TSV: a tab separates, a line end ends, and nothing is quoted: a double quote is a character like any other.
+/// Lines end with LF or CRLF; a UTF-8 byte order mark may come first; an empty line is no record.
+///
+/// Errors (FormatError: file, line, column from 1): invalid UTF-8, a NUL byte.
+class TsvReader : private detail::RecordCursor {
+ public:
+  /// `text` must outlive the reader; `file` is its name in messages.
+  TsvReader(std::string_view text, std::string file) : RecordCursor(text, std::move(file)) {}
+
+  /// Reads the next record into `record`. False at the end of the file.
+  bool next(Record& record) {
+    while (take_line_end()) {
+    }
+    record.fields.clear();
+    record.line = line_;
+    if (at_end()) return false;
+    for (;;) {
+      const auto end = std::min(text_.find_first_of("\t\n", position_), text_.size());
+      std::string_view field = text_.substr(position_, end - position_);
+      const bool last = end == text_.size() || text_[end] == '\n';
+      if (last && field.ends_with('\r')) field.remove_suffix(1);
+      add(record, std::string(field));
+      position_ = std::min(end + 1, text_.size());
+      if (!last) continue;
+      ++line_;
+      return true;
+    }
+  }
+};
+
+}  // namespace fedlora
