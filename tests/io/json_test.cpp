@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// JSON that is right, wrong and hostile, and fields of every type.
+#include "fedlora/io/json.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "errors.hpp"
+
+namespace {
+
+using namespace fedlora;
+using fedlora::tests::check_error;
+
+Json parse(std::string text) { return parse_json(bytes_of(std::move(text), "config.json")); }
+
+std::string nested(std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); }
+
+}  // namespace
+
+TEST_CASE("a value of every kind is parsed") {
+  const Json value =
+      parse(" {\"a\": [1, -2, 3.5, true, false, null, \"\\u00e9\\ud83d\\ude00é\"], \"\": {\"b\": {}}, \"c\": []}\n");
+  CHECK(value.at("a").dump() == "[1,-2,3.5,true,false,null,\"é😀é\"]");
+  CHECK(value.at("").dump() == "{\"b\":{}}");
+  CHECK(value.at("c").is_array());
+  CHECK(parse("7") == Json(7));
+  CHECK(parse("[[1,[2,[3]]],4]").dump() == "[[1,[2,[3]]],4]");
+  CHECK(parse("18446744073709551615").get<std::uint64_t>() == UINT64_MAX);
+  // The length limit that tokenizers write when they have none.
+  CHECK(parse("1000000000000000019884624838656").get<double>() == 1000000000000000019884624838656.0);
+}
+
+TEST_CASE("broken syntax is named with the file and the byte") {
+  struct Case {
+    const char* text;
+    const char* where;
+  };
+  for (const Case& c : {Case{"", "byte 0"},
+                        Case{"   ", "byte 3"},
+                        Case{"{\"a\": 1", "byte 7"},
+                        Case{"{\"a\" 1}", "byte 5"},
+                        Case{"[1, 2,]", "byte 6"},
+                        Case{"[1] x", "byte 4"},
+                        Case{"{'a': 1}", "byte 1"},
+                        Case{"[NaN]", "byte 1"},
+                        Case{"[Infinity]", "byte 1"},
+                        Case{"[-Infinity]", "byte 2"},
+                        Case{"[01]", "byte 2"},
+                        Case{"[+1]", "byte 1"},
+                        Case{"[1.]", "byte 3"},
+                        Case{"[0x10]", "byte 2"},
+                        Case{"\"tab\there\"", "byte 4"},
+                        Case{"// no\n1", "byte 0"},
+                        Case{"[\"open", "byte 6"},
+                        Case{"[\"\\x\"]", "byte 3"},
+                        Case{"[\"\\ud800\"]", "byte 8"},
+                        Case{"nul", "byte 3"}}) {
+    CAPTURE(c.text);
+    check_error<FormatError>([&] { parse(c.text); }, {"[config.json, " + std::string(c.where) + "] expected JSON"});
+  }
+  check_error<FormatError>([] { parse("[1e999]"); }, {"config.json, byte 5]", "number overflow"});
+}
+
+TEST_CASE("a zero byte does not hide what follows") {
+  check_error<FormatError>([] { parse(std::string("{}\0{}", 5)); }, {"byte 2", "a zero byte"});
+  check_error<FormatError>([] { parse(std::string("\0", 1)); }, {"byte 0", "a zero byte"});
+}
+
+TEST_CASE("invalid UTF-8 is refused, in keys and values") {
+  for (const char* const text : {"\"\xff\"", "\"\xc0\xaf\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xe2\x82\"",
+                                 "{\"\x80\": 1}", "\xff"}) {
+    check_error<FormatError>([&] { parse(text); }, {"config.json, byte "});
+  }
+}
+
+TEST_CASE("a key twice in one object is refused, in two objects it is not") {
+  check_error<FormatError>([] { parse("{\"a\": {\"x\": 1, \"y\": 2, \"x\": 3}}"); }, {"config.json", "'x' twice"});
+  check_error<FormatError>([] { parse("{\"a\": 1, \"\\u0061\": 2}"); }, {"'a' twice"});
+  CHECK(parse("[{\"a\": 1}, {\"a\": 2}, {\"b\": {\"a\": 3}, \"a\": 4}]").size() == 3);
+}
+
+TEST_CASE("nesting is allowed to a depth of 256") {
+  CHECK_NOTHROW(parse(nested(256)));
+  check_error<FormatError>([] { parse(nested(257)); }, {"config.json", "256"});
+  check_error<FormatError>([] { parse(std::string(1'000'000, '[')); }, {"config.json", "256"});
+  std::string objects;
+  for (int i = 0; i < 257; ++i) objects += "{\"a\":";
+  check_error<FormatError>([&] { parse(objects); }, {"256"});
+}
+
+TEST_CASE("a message shows no control characters and no more of a long token than it must") {
+  const std::string message = tests::message_of<FormatError>([] { parse("\"\x1b[2J" + std::string(100'000, 'x')); });
+  CHECK(message.find('\x1b') == message.npos);
+  CHECK(message.size() < 500);
+}
+
+TEST_CASE("fields of every type are read") {
+  const Json object =
+      parse(R"({"b": true, "i": -3, "u": 200, "big": 18446744073709551615, "f": 1.5, "s": "text", "e": 1e3,
+                                "list": [1, 2], "names": ["x"], "map": {"q": 4, "v": 8}, "o": {"k": 1}, "null": null})");
+  CHECK(json_get<bool>(object, "b", "f"));
+  CHECK(json_get<int>(object, "i", "f") == -3);
+  CHECK(json_get<std::int8_t>(object, "i", "f") == -3);
+  CHECK(json_get<std::uint8_t>(object, "u", "f") == 200);
+  CHECK(json_get<std::uint64_t>(object, "big", "f") == UINT64_MAX);
+  CHECK(json_get<double>(object, "f", "f") == 1.5);
+  CHECK(json_get<float>(object, "i", "f") == -3.0f);
+  CHECK(json_get<double>(object, "big", "f") == 0x1p64);
+  CHECK(json_get<double>(object, "e", "f") == 1000.0);
+  CHECK(json_get<std::string>(object, "s", "f") == "text");
+  CHECK(json_get<std::vector<std::int64_t>>(object, "list", "f") == std::vector<std::int64_t>{1, 2});
+  CHECK(json_get<std::vector<std::string>>(object, "names", "f") == std::vector<std::string>{"x"});
+  CHECK(json_get<std::map<std::string, int>>(object, "map", "f") == std::map<std::string, int>{{"q", 4}, {"v", 8}});
+  CHECK(json_get<Json>(object, "o", "f").dump() == "{\"k\":1}");
+  CHECK(json_get_or<int>(object, "i", "f", 9) == -3);
+  CHECK(json_get_or<int>(object, "absent", "f", 9) == 9);
+  CHECK(json_get_or<int>(object, "null", "f", 9) == 9);
+  CHECK(json_get_or<std::string>(object, "null", "f", "none") == "none");
+}
+
+TEST_CASE("a field that is missing, of another type or out of range is named with what came") {
+  const Json object =
+      parse(R"({"b": 1, "i": 2.0, "e": 1e3, "u": -1, "big": 18446744073709551615, "f": "1.5", "s": ["a", "b"],
+                                "list": [1, "two"], "map": {"q": 4, "v": null}, "null": null, "huge": 1e300})");
+  const std::string file = "config.json";
+  check_error<FormatError>([&] { json_get<int>(object, "hidden_size", file); },
+                           {"config.json, field hidden_size", "no such field"});
+  check_error<FormatError>([&] { json_get<bool>(object, "b", file); },
+                           {"config.json, field b", "true or false", "got 1"});
+  check_error<FormatError>([&] { json_get<int>(object, "i", file); },
+                           {"field i", "an integer from -2147483648 to 2147483647", "got 2.0"});
+  check_error<FormatError>([&] { json_get<int>(object, "e", file); }, {"field e", "an integer", "got 1000.0"});
+  check_error<FormatError>([&] { json_get<std::uint32_t>(object, "u", file); },
+                           {"field u", "from 0 to 4294967295", "got -1"});
+  check_error<FormatError>([&] { json_get<std::int64_t>(object, "big", file); },
+                           {"field big", "got 18446744073709551615"});
+  check_error<FormatError>([&] { json_get<double>(object, "f", file); },
+                           {"field f", "a number", "got the string '1.5'"});
+  check_error<FormatError>([&] { json_get<float>(object, "huge", file); }, {"field huge", "1e+300"});
+  check_error<FormatError>([&] { json_get<std::string>(object, "s", file); }, {"field s", "a string", "an array of 2"});
+  check_error<FormatError>([&] { json_get<std::vector<int>>(object, "list", file); },
+                           {"field list[1]", "the string 'two'"});
+  check_error<FormatError>([&] { json_get<std::vector<int>>(object, "map", file); },
+                           {"field map", "an array", "an object"});
+  check_error<FormatError>([&] { json_get<std::map<std::string, int>>(object, "map", file); },
+                           {"field map.v", "got null"});
+  check_error<FormatError>([&] { json_get<Json>(object, "b", file); }, {"field b", "an object", "got 1"});
+  check_error<FormatError>([&] { json_get<int>(object, "null", file); }, {"field null", "got null"});
+  check_error<FormatError>([&] { json_get_or<int>(object, "f", file, 3); }, {"field f", "an integer"});
+  check_error<FormatError>([&] { json_get_or<int>(parse("[1]"), "f", file, 3); },
+                           {"config.json", "an object with the field 'f'"});
+}
+
+TEST_CASE("mutated JSON is refused with a FormatError or parsed to what prints and parses again") {
+  const std::string seed =
+      R"({"model_type": "bert", "sizes": [1, -2, 3.25e-1, true, null], "nested": {"a\n": {"b": "\u00e9é"}}})";
+  std::mt19937 random(7);
+  int parsed = 0;
+  int refused = 0;
+  for (int i = 0; i < 5000; ++i) {
+    std::string text = seed;
+    const auto changes = 1 + random() % 3;
+    for (unsigned c = 0; c < changes; ++c) {
+      const std::size_t at = random() % text.size();
+      switch (random() % 4) {
+        case 0:
+          text[at] = static_cast<char>(random());
+          break;
+        case 1:
+          text.erase(at, 1 + random() % 4);
+          break;
+        case 2:
+          text.insert(at, text.substr(random() % text.size(), 8));
+          break;
+        default:
+          text[at] = "{}[]\",:0-e\\"[random() % 11];
+      }
+      if (text.empty()) text = " ";
+    }
+    try {
+      const Json value = parse(text);
+      CHECK(parse(value.dump()) == value);
+      ++parsed;
+    } catch (const FormatError&) {
+      ++refused;
+    }
+  }
+  CHECK(parsed > 200);
+  CHECK(refused > 1000);
+}
