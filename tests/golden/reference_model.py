@@ -76,6 +76,9 @@ class Examples:
     def __len__(self):
         return len(self.ids)
 
+    def subset(self, numbers):
+        return Examples(*([field[number] for number in numbers] for field in (self.ids, self.types, self.labels)))
+
     @classmethod
     def from_jsonl(cls, path):
         rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines() if line]
