@@ -47,7 +47,9 @@ TEST_CASE("a file of the Python package is read: every dtype, a scalar, an empty
   CHECK(file.metadata() == std::map<std::string, std::string>{{"format", "pt"}, {"naïve \"key\"", "line\nbreak"}});
   CHECK(file.tensors().size() == 21);
   CHECK(file.find("absent") == nullptr);
-  for (const auto& [name, tensor] : file.tensors()) {
+  for (const auto& entry : file.tensors()) {
+    const std::string& name = entry.first;
+    const TensorView& tensor = entry.second;
     CAPTURE(name);
     CHECK(tensor.name == name);
     CHECK(tensor.file == (golden / "python.safetensors").string());
