@@ -9,7 +9,7 @@ endif()
 
 find_path(utf8proc_INCLUDE_DIR utf8proc.h)
 find_library(utf8proc_LIBRARY NAMES utf8proc utf8proc_static)
-mark_as_advanced(utf8proc_INCLUDE_DIR utf8proc_LIBRARY)
+mark_as_advanced(utf8proc_DIR utf8proc_INCLUDE_DIR utf8proc_LIBRARY)
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(utf8proc
