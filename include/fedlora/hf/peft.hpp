@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adapters in PEFT's own format (https://github.com/huggingface/peft, 0.21): a directory with adapter_config.json and
+// adapter_model.safetensors, read and written so that `PeftModel.from_pretrained` and this library are interchangeable.
+#pragma once
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "fedlora/core/error.hpp"
+#include "fedlora/core/shape.hpp"
+#include "fedlora/io/file.hpp"
+#include "fedlora/io/json.hpp"
+#include "fedlora/io/safetensors.hpp"
+#include "fedlora/lora/adapter.hpp"
+#include "fedlora/lora/config.hpp"
+#include "fedlora/lora/state_dict.hpp"
+
+namespace fedlora {
+
+/// What adapter_config.json says, and what can be told from the tensors' names and shapes.
+struct PeftConfig {
+  LoraConfig lora;  ///< `modules_to_save` without the names PEFT adds for every classifier ("classifier", "score")
+  std::optional<TaskType> task;
+  std::string base_model;                    ///< base_model_name_or_path; empty when null
+  std::vector<std::string> modules_to_save;  ///< as the file has it
+  std::vector<std::string> id2label;         ///< label names that this library kept beside the tensors; empty without
+  std::optional<Index> num_labels;           ///< rows of the classifier's last weight, when one is saved
+};
+
+namespace detail {
+
+inline constexpr const char* peft_config_file = "adapter_config.json";
+inline constexpr const char* peft_tensor_file = "adapter_model.safetensors";
+/// PEFT's name for targets that are meant to match nothing: an adapter of whole modules only.
+inline constexpr const char* peft_no_targets = "dummy-target-modules";
+
+/// A whole number as an integer, as PEFT's users write it.
+inline Json plain_number(double value) {
+  if (value == std::floor(value) && std::abs(value) < 1e15) return static_cast<std::int64_t>(value);
+  return value;
+}
+
+inline Json text_or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
+
+/// adapter_config.json with every field that PEFT 0.21 writes, so that it reads as if PEFT had written it.
+inline Json peft_config_json(const AdapterLayout& layout) {
+  const LoraConfig& config = layout.config;
+  Json targets = Json::array();
+  if (layout.sites.empty()) {
+    targets = peft_no_targets;
+  } else if (!config.target_pattern.empty()) {
+    targets = config.target_pattern;
+  } else if (!layout.target_modules.empty()) {
+    targets = layout.target_modules;
+  } else {
+    for (const AdapterSite& site : layout.sites) targets.push_back(site.name);
+  }
+  // Patterns as configured; where ranks were given otherwise, every module that differs under its full name.
+  Json ranks = Json::object();
+  Json alphas = Json::object();
+  for (const auto& [pattern, rank] : config.rank_pattern) ranks[pattern] = rank;
+  for (const auto& [pattern, alpha] : config.alpha_pattern) alphas[pattern] = plain_number(alpha);
+  for (const AdapterSite& site : layout.sites) {
+    if (config.rank_pattern.empty() && site.rank != config.rank) ranks[site.name] = site.rank;
+    if (config.alpha_pattern.empty() && site.alpha != config.alpha) alphas[site.name] = plain_number(site.alpha);
+  }
+  return {{"alora_invocation_tokens", nullptr},
+          {"alpha_pattern", alphas},
+          {"arrow_config", nullptr},
+          {"auto_mapping", nullptr},
+          {"base_model_name_or_path", text_or_null(layout.base_model)},
+          {"bias", "none"},
+          {"corda_config", nullptr},
+          {"ensure_weight_tying", false},
+          {"eva_config", nullptr},
+          {"exclude_modules", nullptr},
+          {"fan_in_fan_out", false},
+          {"inference_mode", true},
+          {"init_lora_weights", config.init == LoraInit::gaussian ? Json("gaussian") : Json(true)},
+          {"kasa_config", nullptr},
+          {"layer_replication", nullptr},
+          {"layers_pattern", nullptr},
+          {"layers_to_transform", nullptr},
+          {"loftq_config", Json::object()},
+          {"lora_alpha", plain_number(config.alpha)},
+          {"lora_bias", false},
+          {"lora_dropout", config.dropout},
+          {"lora_ga_config", nullptr},
+          {"megatron_config", nullptr},
+          {"megatron_core", "megatron.core"},
+          {"modules_to_save", layout.modules_to_save.empty() ? Json(nullptr) : Json(layout.modules_to_save)},
+          {"monteclora_config", nullptr},
+          {"peft_type", "LORA"},
+          {"peft_version", "0.21.2"},
+          {"qalora_group_size", 16},
+          {"r", config.rank},
+          {"rank_pattern", ranks},
+          {"revision", nullptr},
+          {"target_modules", targets},
+          {"target_parameters", nullptr},
+          {"task_type", layout.task == TaskType::causal_lm ? "CAUSAL_LM" : "SEQ_CLS"},
+          {"trainable_token_indices", nullptr},
+          {"use_bdlora", nullptr},
+          {"use_dora", false},
+          {"use_qalora", false},
+          {"use_rslora", config.use_rslora},
+          {"velora_config", nullptr}};
+}
+
+/// True for null, false, "", [] and {}: a feature that is off.
+inline bool is_off(const Json& value) {
+  return value.is_null() || (value.is_boolean() && !value.get<bool>()) ||
+         ((value.is_string() || value.is_structured()) && value.empty()) ||
+         (value.is_string() && value.get_ref<const std::string&>().empty());
+}
+
+/// Refuses what would change the meaning of the tensors and is not implemented here.
+inline void refuse_foreign_features(const Json& config, const std::string& where) {
+  const auto type = json_get<std::string>(config, "peft_type", where);
+  if (type != "LORA") fail<ConfigError>(where + ", field peft_type", "LORA", in_quotes(type));
+  const auto bias = json_get_or<std::string>(config, "bias", where, "none");
+  if (bias != "none")
+    fail<ConfigError>(where + ", field bias", "none (trained biases are not supported)", in_quotes(bias));
+  for (const char* field : {"use_dora", "lora_bias", "use_qalora", "use_bdlora", "fan_in_fan_out", "exclude_modules",
+                            "layers_to_transform", "layers_pattern", "layer_replication", "target_parameters",
+                            "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "kasa_config",
+                            "velora_config", "monteclora_config", "megatron_config"}) {
+    const auto found = config.find(field);
+    if (found != config.end() && !is_off(*found))
+      fail<ConfigError>(where + ", field " + field, "nothing (this feature of PEFT is not supported)",
+                        in_quotes(found->dump()));
+  }
+}
+
+/// A rank, bounded so that a hostile file cannot ask for a huge adapter.
+inline Index checked_rank(const Json& value, const std::string& where) {
+  if (!value.is_number_integer() || value < 1 || value > 65536)
+    fail<FormatError>(where, "a whole number in [1, 65536]", in_quotes(value.dump()));
+  return value.get<Index>();
+}
+
+inline double checked_number(const Json& value, const std::string& where, double minimum, double maximum) {
+  if (!value.is_number() || !(value.get<double>() >= minimum && value.get<double>() <= maximum))
+    fail<FormatError>(where, "a number in [" + std::to_string(minimum) + ", " + std::to_string(maximum) + "]",
+                      in_quotes(value.dump()));
+  return value.get<double>();
+}
+
+inline LoraConfig lora_config_of(const Json& config, const std::string& where) {
+  const auto field = [&](const char* name) { return where + ", field " + name; };
+  const auto value = [&](const char* name, Json fallback) {
+    const auto found = config.find(name);
+    return found == config.end() || found->is_null() ? fallback : *found;
+  };
+  LoraConfig lora;
+  lora.rank = checked_rank(value("r", 8), field("r"));
+  lora.alpha = checked_number(value("lora_alpha", 8), field("lora_alpha"), 0, 1e6);
+  lora.dropout = checked_number(value("lora_dropout", 0.0), field("lora_dropout"), 0, 1);
+  lora.use_rslora = json_get_or<bool>(config, "use_rslora", where, false);
+
+  const Json targets = value("target_modules", Json::array());
+  if (targets == peft_no_targets) {
+    lora.head_only = true;
+  } else if (targets == "all-linear") {
+    lora.target_modules = {"all-linear"};
+  } else if (targets.is_string()) {
+    lora.target_pattern = targets.get<std::string>();
+  } else {
+    lora.target_modules = json_get_or<std::vector<std::string>>(config, "target_modules", where, {});
+  }
+
+  const Json ranks = value("rank_pattern", Json::object());
+  if (!ranks.is_object()) fail<FormatError>(field("rank_pattern"), "an object", ranks.type_name());
+  for (const auto& [pattern, rank] : ranks.items())
+    lora.rank_pattern.emplace(pattern, checked_rank(rank, field("rank_pattern") + ", " + in_quotes(pattern)));
+  const Json alphas = value("alpha_pattern", Json::object());
+  if (!alphas.is_object()) fail<FormatError>(field("alpha_pattern"), "an object", alphas.type_name());
+  for (const auto& [pattern, alpha] : alphas.items())
+    lora.alpha_pattern.emplace(pattern,
+                               checked_number(alpha, field("alpha_pattern") + ", " + in_quotes(pattern), 0, 1e6));
+
+  const Json init = value("init_lora_weights", true);
+  if (init == "gaussian") {
+    lora.init = LoraInit::gaussian;
+  } else if (!init.is_boolean() && init != "orthogonal" && init != "eva") {
+    // PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take something out of the base weights when they start: over the untouched
+    // base their tensors mean something else.
+    fail<ConfigError>(field("init_lora_weights"), "an initialisation that leaves the base as it is",
+                      in_quotes(init.dump()));
+  }
+  return lora;
+}
+
+inline std::optional<TaskType> task_of(const Json& config, const std::string& where) {
+  const auto task = json_get_or<std::string>(config, "task_type", where, "");
+  if (task.empty()) return std::nullopt;
+  if (task == "SEQ_CLS") return TaskType::sequence_classification;
+  if (task == "CAUSAL_LM") return TaskType::causal_lm;
+  fail<ConfigError>(where + ", field task_type", "SEQ_CLS, CAUSAL_LM or null", in_quotes(task));
+}
+
+inline Bytes peft_file(const FileSet& files, const char* file) {
+  if (auto bytes = files.open(file)) return *std::move(bytes);
+  std::string got = "no such file; there is " + files.listing();
+  if (std::string_view(file) == peft_tensor_file && files.contains("adapter_model.bin"))
+    got += " (pickled tensors are not read: save the adapter again with safetensors)";
+  fail<IoError>(files.path_of(file),
+                std::string("this file (a PEFT adapter is ") + peft_config_file + " and " + peft_tensor_file + ")",
+                got);
+}
+
+inline Json peft_config_of(const FileSet& files) {
+  const Bytes bytes = peft_file(files, peft_config_file);
+  Json config = parse_json(bytes);
+  if (!config.is_object()) fail<FormatError>(bytes.name, "an object", config.type_name());
+  refuse_foreign_features(config, bytes.name);
+  return config;
+}
+
+/// Tensors whose kind is known and not supported deserve a better message than "unexpected".
+inline void refuse_foreign_tensors(const SafetensorsFile& tensors, const std::string& where) {
+  const auto ends_or_has = [](const std::string& name, std::string_view part) {
+    return name.find(part) != std::string::npos;
+  };
+  for (const auto& [name, view] : tensors.tensors()) {
+    const char* kind = ends_or_has(name, "lora_magnitude_vector")                               ? "DoRA's magnitudes"
+                       : ends_or_has(name, "lora_embedding_")                                   ? "an adapted embedding"
+                       : ends_or_has(name, ".lora_A.bias") || ends_or_has(name, ".lora_B.bias") ? "an adapter's bias"
+                                                                                                : nullptr;
+    if (kind != nullptr)
+      fail<ConfigError>(where + ", tensor " + in_quotes(name), "low-rank factors of linear layers and whole modules",
+                        std::string(kind) + ", which is not supported");
+  }
+}
+
+inline std::vector<std::string> id2label_of(const SafetensorsFile& tensors, const std::string& where) {
+  const auto found = tensors.metadata().find("id2label");
+  if (found == tensors.metadata().end()) return {};
+  const std::string field = where + ", metadata id2label";
+  const Json labels = parse_json(bytes_of(found->second, field));
+  if (!labels.is_array()) fail<FormatError>(field, "an array of texts", labels.type_name());
+  std::vector<std::string> names;
+  for (const Json& label : labels) {
+    if (!label.is_string()) fail<FormatError>(field, "an array of texts", label.type_name());
+    names.push_back(label.get<std::string>());
+  }
+  return names;
+}
+
+/// Removes a directory at the end of the scope, unless told to keep it.
+struct RemovedDirectory {
+  std::filesystem::path path;
+  ~RemovedDirectory() {
+    std::error_code ignored;
+    if (!path.empty()) std::filesystem::remove_all(path, ignored);
+  }
+};
+
+inline void flush_directory(const std::filesystem::path& path) {
+  const FileDescriptor file(open_retrying(path.c_str(), O_RDONLY | O_DIRECTORY));
+  if (file.valid()) synchronise(file.get());
+}
+
+}  // namespace detail
+
+/// Reads adapter_config.json, and the names and shapes in adapter_model.safetensors.
+/// \throws IoError for a missing file, FormatError for a malformed one, ConfigError for what PEFT can do and this
+/// library
+///         cannot (DoRA, trained biases, other methods than LoRA, …), each naming file and field.
+inline PeftConfig read_peft_config(const FileSet& files) {
+  const Json json = detail::peft_config_of(files);
+  const std::string where = files.path_of(detail::peft_config_file);
+  PeftConfig config;
+  config.lora = detail::lora_config_of(json, where);
+  config.task = detail::task_of(json, where);
+  config.base_model = json_get_or<std::string>(json, "base_model_name_or_path", where, "");
+  config.modules_to_save = json_get_or<std::vector<std::string>>(json, "modules_to_save", where, {});
+  for (const std::string& module : config.modules_to_save)
+    if (config.task != TaskType::sequence_classification || (module != "classifier" && module != "score"))
+      config.lora.modules_to_save.push_back(module);
+
+  const Bytes bytes = detail::peft_file(files, detail::peft_tensor_file);
+  const SafetensorsFile tensors(bytes);
+  detail::refuse_foreign_tensors(tensors, bytes.name);
+  config.id2label = detail::id2label_of(tensors, bytes.name);
+  for (const char* weight : {"classifier.out_proj.weight", "classifier.weight", "score.weight"}) {
+    const TensorView* view = tensors.find(std::string("base_model.model.") + weight);
+    if (view != nullptr && view->shape.size() == 2 && !config.num_labels) config.num_labels = view->shape[0];
+  }
+  if (config.num_labels && !config.id2label.empty() && static_cast<Index>(config.id2label.size()) != *config.num_labels)
+    fail<FormatError>(bytes.name + ", metadata id2label", std::to_string(*config.num_labels) + " labels",
+                      std::to_string(config.id2label.size()));
+  return config;
+}
+
+inline PeftConfig read_peft_config(const std::filesystem::path& directory) {
+  return read_peft_config(FileSet::directory(directory));
+}
+
+/// Reads the tensors into an adapter of this layout; F64, F32, F16 and BF16 are converted. Names are checked both ways.
+/// \throws as `read_peft_config`, and FormatError naming tensors that are missing, unexpected or of another shape,
+///         ConfigError when rank and alpha of the file give a module another scale than the layout does.
+template <class T>
+Adapter<T> load_peft(const FileSet& files, const std::shared_ptr<const AdapterLayout>& layout) {
+  const PeftConfig config = read_peft_config(files);
+  const Bytes bytes = detail::peft_file(files, detail::peft_tensor_file);
+  Adapter<T> adapter = adapter_from<T>(SafetensorsFile(bytes), layout, bytes.name, DtypePolicy::widen);
+  if (config.lora.rank_pattern.empty() && config.lora.alpha_pattern.empty())
+    for (const AdapterSite& site : layout->sites) {
+      const auto rank = static_cast<double>(config.lora.rank);
+      const double scale = config.lora.alpha / (config.lora.use_rslora ? std::sqrt(rank) : rank);
+      if (std::abs(site.scale - scale) > 1e-12 * std::abs(scale))
+        fail<ConfigError>(files.path_of(detail::peft_config_file) + ", module " + site.name,
+                          "lora_alpha and r with the layout's scale " + std::to_string(site.scale),
+                          std::to_string(scale));
+    }
+  return adapter;
+}
+
+template <class T>
+Adapter<T> load_peft(const std::filesystem::path& directory, const std::shared_ptr<const AdapterLayout>& layout) {
+  return load_peft<T>(FileSet::directory(directory), layout);
+}
+
+/// Writes adapter_model.safetensors and adapter_config.json as PEFT's `save_pretrained` does; label names go into the
+/// tensors' metadata, which PEFT passes over. Missing directories are made. A new directory appears whole or not at
+/// all; one that holds nothing but an older adapter is exchanged in one step where the file system can; otherwise each
+/// file is replaced atomically, the configuration last, and other files are left alone. \throws IoError naming the path
+/// and the reason.
+template <class T>
+void save_peft(const Adapter<T>& adapter, const std::filesystem::path& directory) {
+  namespace fs = std::filesystem;
+  const AdapterLayout& layout = adapter.layout();
+  std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  if (!layout.id2label.empty()) metadata.emplace("id2label", Json(layout.id2label).dump());
+  const std::string tensors = adapter_bytes(adapter, metadata);
+  const std::string config = detail::peft_config_json(layout).dump(2);
+  const auto write_both = [&](const fs::path& into) {
+    write_file_atomically(into / detail::peft_tensor_file, std::string_view(tensors));
+    write_file_atomically(into / detail::peft_config_file, std::string_view(config));
+  };
+
+  std::error_code error;
+  fs::path target = fs::weakly_canonical(fs::absolute(directory), error);  // a link to a directory is followed
+  if (error) fail<IoError>(directory.string(), "a directory to write", error.message());
+  if (!target.has_filename()) target = target.parent_path();  // "out/adapter/"
+  if (!target.has_filename()) fail<IoError>(directory.string(), "a directory to write", "the root");
+  fs::create_directories(target.parent_path(), error);
+  if (error) fail<IoError>(target.parent_path().string(), "a directory that can be made", error.message());
+
+  const bool exists = fs::exists(target, error);
+  if (exists) {
+    if (!fs::is_directory(target, error)) fail<IoError>(directory.string(), "a directory to write", "a file");
+    for (const auto& entry : fs::directory_iterator(target, error)) {
+      const std::string name = entry.path().filename().string();
+      if (name != detail::peft_tensor_file && name != detail::peft_config_file) return write_both(target);
+    }
+    if (error) fail<IoError>(directory.string(), "a directory that can be read", error.message());
+  }
+  static std::atomic<unsigned> counter{0};
+  const fs::path fresh =
+      target.parent_path() / ("." + target.filename().string().substr(0, 150) + ".tmp-" + std::to_string(::getpid()) +
+                              "-" + std::to_string(counter.fetch_add(1)));
+  fs::remove_all(fresh, error);  // left by a killed process that had our id
+  if (!fs::create_directory(fresh, error))
+    fail<IoError>(fresh.string(), "a directory that can be made", error ? error.message() : "an existing one");
+  const detail::RemovedDirectory removed{fresh};  // afterwards it is gone, or holds the old adapter
+  write_both(fresh);
+  const int renamed = exists ? ::renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE)
+                             : ::rename(fresh.c_str(), target.c_str());
+  if (renamed != 0) {
+    const int reason = errno;
+    if (exists && (reason == EINVAL || reason == ENOSYS)) return write_both(target);
+    fail<IoError>(directory.string(), "a directory that can be replaced", detail::errno_text(reason));
+  }
+  detail::flush_directory(target.parent_path());
+}
+
+}  // namespace fedlora
