@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Addressed randomness. A draw is a pure function of (key, counter): nothing is consumed, so the same draw comes out on one
-// thread or sixteen, before or after a resume, forward or backward. The generator is Philox4x32 (Salmon, Moraes, Dror, Shaw:
-// "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+// Addressed randomness. A draw is a pure function of (key, counter): nothing is consumed, so the same draw comes out on
+// one thread or sixteen, before or after a resume, forward or backward. The generator is Philox4x32 (Salmon, Moraes,
+// Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 #pragma once
 
 #include <array>
@@ -44,7 +44,8 @@ enum class Purpose : std::uint64_t {
 /// Four 32-bit words: a counter, or a draw.
 using RandomWords = std::array<std::uint32_t, 4>;
 
-/// Philox4x32 with `Rounds` rounds. 10 is the authors' default; 7 passes the same statistical tests and serves dropout masks.
+/// Philox4x32 with `Rounds` rounds. 10 is the authors' default; 7 passes the same statistical tests and serves dropout
+/// masks.
 template <int Rounds = 10>
 FEDLORA_HOST_DEVICE constexpr RandomWords philox(RandomWords counter, RandomKey key) {
   std::uint32_t k0 = static_cast<std::uint32_t>(key.bits);
@@ -84,8 +85,8 @@ FEDLORA_HOST_DEVICE constexpr RandomKey derive_key(RandomKey key, Address... add
   return {hash};
 }
 
-/// Draws in sequence from one key, for host code that wants numbers one after another (shuffles, partitions, initialisation).
-/// Distributions are written out here, because those of <random> differ between standard libraries.
+/// Draws in sequence from one key, for host code that wants numbers one after another (shuffles, partitions,
+/// initialisation). Distributions are written out here, because those of <random> differ between standard libraries.
 class RandomSequence {
  public:
   explicit constexpr RandomSequence(RandomKey key) : key_(key) {}
@@ -121,8 +122,8 @@ class RandomSequence {
     return radius * std::cos(6.283185307179586476925286766559 * uniform());
   }
 
-  /// Gamma(shape, 1) (Marsaglia and Tsang 2000; shapes below 1 by the boost of their section 6, in log space by the caller
-  /// where the shape is tiny: see `log_gamma_draw`).
+  /// Gamma(shape, 1) (Marsaglia and Tsang 2000; shapes below 1 by the boost of their section 6, in log space by the
+  /// caller where the shape is tiny: see `log_gamma_draw`).
   double gamma(double shape) { return std::exp(log_gamma_draw(shape)); }
 
   /// The logarithm of a Gamma(shape, 1) draw, finite for shapes so small that the draw itself underflows.
@@ -161,8 +162,8 @@ class RandomSequence {
 };
 
 /// Inverted dropout at one place of the network. The mask of element (row, channel) is word `channel % 4` of
-/// philox<7>({channel / 4, row, plane, 0}, key); rows are counted from the client's own first row, `plane` is the attention
-/// head or 0. An element is kept when its word is at least `threshold`, and then multiplied by `scale`.
+/// philox<7>({channel / 4, row, plane, 0}, key); rows are counted from the client's own first row, `plane` is the
+/// attention head or 0. An element is kept when its word is at least `threshold`, and then multiplied by `scale`.
 struct Dropout {
   RandomKey key;
   std::uint32_t threshold = 0;  ///< probability * 2^32; 0 means no dropout

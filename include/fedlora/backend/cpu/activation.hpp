@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// Activations and gated activations, forward and backward, over rows.
+#pragma once
+
+#include <cmath>
+
+#include "fedlora/backend/cpu/lanes.hpp"
+#include "fedlora/backend/operations.hpp"
+#include "fedlora/core/shape.hpp"
+
+namespace fedlora::cpu {
+
+/// f(x) and f'(x) of one vector.
+template <Activation Function, class T>
+[[gnu::always_inline]] inline void activation_lanes(const Lanes<T>& x, Lanes<T>& value, Lanes<T>& slope) {
+  const Lanes<T> zero{};
+  if constexpr (Function == Activation::gelu) {
+    Lanes<T> e = x * x * T(-0.5);
+    exp_lanes(e);
+    Lanes<T> cdf;
+    normal_cdf_lanes(x, e, cdf);
+    value = x * cdf;
+    slope = cdf + x * e * T(0.39894228040143267794);
+  } else if constexpr (Function == Activation::gelu_tanh) {
+    const Lanes<T> inner = (x + x * x * x * T(0.044715)) * T(0.79788456080286535588);
+    Lanes<T> e = inner * T(-2);
+    exp_lanes(e);
+    const Lanes<T> half = T(1) / (e + T(1));  // (1 + tanh(inner)) / 2
+    value = x * half;
+    slope = half + x * half * (T(1) - half) * (x * x * T(3 * 0.044715) + T(1)) * T(2 * 0.79788456080286535588);
+  } else if constexpr (Function == Activation::relu) {
+    value = x > zero ? x : zero;
+    slope = x > zero ? zero + T(1) : zero;
+  } else if constexpr (Function == Activation::silu) {
+    Lanes<T> e = -x;
+    exp_lanes(e);
+    const Lanes<T> sigmoid = T(1) / (e + T(1));
+    value = x * sigmoid;
+    slope = sigmoid + value * (T(1) - sigmoid);
+  } else {
+    for (Index lane = 0; lane < lane_count<T>; ++lane) value[lane] = std::tanh(x[lane]);
+    slope = T(1) - value * value;
+  }
+}
+
+/// Calls `body` with the activation as a compile-time constant.
+template <class Body>
+void with_activation(Activation activation, Body&& body) {
+  switch (activation) {
+    case Activation::gelu:
+      return body.template operator()<Activation::gelu>();
+    case Activation::gelu_tanh:
+      return body.template operator()<Activation::gelu_tanh>();
+    case Activation::relu:
+      return body.template operator()<Activation::relu>();
+    case Activation::silu:
+      return body.template operator()<Activation::silu>();
+    case Activation::tanh:
+      return body.template operator()<Activation::tanh>();
+  }
+}
+
+/// y = f(x + bias); `bias` may be null, y may be x.
+template <class T>
+void activation_forward(Activation activation, MatrixView<const T> x, const T* bias, MatrixView<T> y) {
+  with_activation(activation, [&]<Activation Function>() {
+    for (Index i = 0; i < x.rows; ++i) {
+      const T* const inputs[2] = {x.row(i), bias};
+      T* const outputs[2] = {y.row(i), nullptr};
+      for_lanes<T>(x.cols, inputs, outputs, [&](Lanes<T>(&v)[2], Index) {
+        if (bias != nullptr) v[0] += v[1];
+        Lanes<T> value, slope;
+        activation_lanes<Function, T>(v[0], value, slope);
+        v[0] = value;
+      });
+    }
+  });
+}
+
+/// dy ← dy ∘ f'(x + bias), in place.
+template <class T>
+void activation_backward(Activation activation, MatrixView<const T> x, const T* bias, MatrixView<T> dy) {
+  with_activation(activation, [&]<Activation Function>() {
+    for (Index i = 0; i < x.rows; ++i) {
+      const T* const inputs[3] = {dy.row(i), x.row(i), bias};
+      T* const outputs[3] = {dy.row(i), nullptr, nullptr};
+      for_lanes<T>(x.cols, inputs, outputs, [&](Lanes<T>(&v)[3], Index) {
+        if (bias != nullptr) v[1] += v[2];
+        Lanes<T> value, slope;
+        activation_lanes<Function, T>(v[1], value, slope);
+        v[0] *= slope;
+      });
+    }
+  });
+}
+
+/// y = f(gate) ∘ up (SwiGLU: Shazeer 2020, arXiv 2002.05202).
+template <class T>
+void gated_forward(Activation activation, MatrixView<const T> gate, MatrixView<const T> up, MatrixView<T> y) {
+  with_activation(activation, [&]<Activation Function>() {
+    for (Index i = 0; i < gate.rows; ++i) {
+      const T* const inputs[2] = {gate.row(i), up.row(i)};
+      T* const outputs[2] = {y.row(i), nullptr};
+      for_lanes<T>(gate.cols, inputs, outputs, [&](Lanes<T>(&v)[2], Index) {
+        Lanes<T> value, slope;
+        activation_lanes<Function, T>(v[0], value, slope);
+        v[0] = value * v[1];
+      });
+    }
+  });
+}
+
+/// Given dy: dgate = dy ∘ up ∘ f'(gate) and dup = dy ∘ f(gate). dup may be dy.
+template <class T>
+void gated_backward(Activation activation, MatrixView<const T> gate, MatrixView<const T> up, MatrixView<const T> dy,
+                    MatrixView<T> dgate, MatrixView<T> dup) {
+  with_activation(activation, [&]<Activation Function>() {
+    for (Index i = 0; i < gate.rows; ++i) {
+      const T* const inputs[3] = {dy.row(i), gate.row(i), up.row(i)};
+      T* const outputs[3] = {dup.row(i), dgate.row(i), nullptr};
+      for_lanes<T>(gate.cols, inputs, outputs, [&](Lanes<T>(&v)[3], Index) {
+        Lanes<T> value, slope;
+        activation_lanes<Function, T>(v[1], value, slope);
+        v[1] = v[0] * v[2] * slope;
+        v[0] = v[0] * value;
+      });
+    }
+  });
+}
+
+}  // namespace fedlora::cpu

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// General matrix products by oneDNN (float) for CpuBackend<float, OneDnnGemm>. Needs <oneapi/dnnl/dnnl.h> and the
+// target fedlora::onednn; double precision goes to Eigen, because oneDNN has none.
+#pragma once
+
+#include <oneapi/dnnl/dnnl.h>
+
+#include <string>
+#include <type_traits>
+
+#include "fedlora/backend/cpu/gemm_eigen.hpp"
+#include "fedlora/core/error.hpp"
+#include "fedlora/core/shape.hpp"
+
+extern "C" {
+int omp_get_max_threads(void);
+void omp_set_num_threads(int);
+}
+
+namespace fedlora {
+
+/// The GEMM policy over dnnl_sgemm: C = alpha · op(A) · op(B) + beta · C, row-major, one thread per worker.
+struct OneDnnGemm {
+  static constexpr const char* name = "oneDNN";
+
+  /// While it lives, products on this thread use one OpenMP thread: clients are the parallel dimension, and bits must
+  /// not depend on the number of threads.
+  class ThreadScope {
+   public:
+    ThreadScope() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
+    ~ThreadScope() { omp_set_num_threads(before_); }
+    ThreadScope(const ThreadScope&) = delete;
+    ThreadScope& operator=(const ThreadScope&) = delete;
+
+   private:
+    int before_;
+  };
+
+  /// Shapes as in EigenGemm::multiply.
+  template <class T>
+  static void multiply(bool transpose_a, bool transpose_b, Index m, Index n, Index k, T alpha, const T* a, Index lda,
+                       const T* b, Index ldb, T beta, T* c, Index ldc) {
+    if constexpr (std::is_same_v<T, float>) {
+      const dnnl_status_t status =
+          dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+      if (status != dnnl_success)
+        fail<Error>("dnnl_sgemm of (" + std::to_string(m) + ", " + std::to_string(k) + ") by (" + std::to_string(k) +
+                        ", " + std::to_string(n) + ")",
+                    "success", "status " + std::to_string(static_cast<int>(status)));
+    } else {
+      EigenGemm::multiply(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    }
+  }
+};
+
+}  // namespace fedlora

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loads a Hugging Face checkpoint: config.json, safetensors, tokenizer.
+#pragma once
+
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "fedlora/core/error.hpp"
+#include "fedlora/hf/cache.hpp"
+#include "fedlora/hf/checkpoint.hpp"
+#include "fedlora/hf/tokenizer_files.hpp"
+#include "fedlora/io/file.hpp"
+#include "fedlora/io/json.hpp"
+#include "fedlora/lora/pretrained.hpp"
+#include "fedlora/nn/arch/bert.hpp"
+#include "fedlora/nn/arch/distilbert.hpp"
+#include "fedlora/nn/arch/llama.hpp"
+#include "fedlora/nn/arch/roberta.hpp"
+#include "fedlora/nn/weights.hpp"
+
+namespace fedlora {
+
+namespace detail {
+
+inline Json read_model_config(const FileSet& files) { return parse_json(files.require("config.json")); }
+
+inline std::string model_type_of(const FileSet& files, const Json& json) {
+  return json_get<std::string>(json, "model_type", files.path_of("config.json"));
+}
+
+/// Buffers that old checkpoints carry and nobody needs.
+inline bool is_known_buffer(std::string_view name) {
+  return name.ends_with("position_ids") || name.ends_with("token_type_ids") || name.ends_with("inv_freq") ||
+         name.ends_with(".masked_bias");
+}
+
+}  // namespace detail
+
+/// Loads the checkpoint in `files` as a base of family Arch. Weights stay mapped where they can. Missing tensors of the
+/// base are errors; tensors that nothing uses are named in one warning of the result.
+template <Architecture Arch, Backend B>
+Pretrained<Arch, B> load_pretrained(const B& backend, const FileSet& files) {
+  const Json json = detail::read_model_config(files);
+  const std::string config_file = files.path_of("config.json");
+  if (const std::string type = detail::model_type_of(files, json); type != Arch::model_type)
+    fail<ConfigError>(config_file + ", field model_type", "\"" + std::string(Arch::model_type) + "\"",
+                      "\"" + type + "\"");
+  const ModelConfig config = Arch::read_config(json, config_file);
+
+  const auto checkpoint = std::make_shared<const Checkpoint>(files);
+  const FamilyNames& names = Arch::names;
+  WeightLoader<B> load([&](const std::string& name) { return checkpoint->find(name); }, files.name(), names.prefix,
+                       std::string(names.word_embeddings) + ".weight");
+  Pretrained<Arch, B> result;
+  result.backend = backend;
+  result.name = files.name();
+  result.transformer = std::make_shared<const Transformer<Arch, B>>(config, load);
+
+  for (const HeadLayer& layer : Arch::head(config)) {
+    for (const char* part : {".weight", ".bias"}) {
+      const std::string name = layer.name + part;
+      const TensorView* tensor = checkpoint->find(name);
+      if (tensor == nullptr && name.starts_with(names.prefix))
+        tensor = checkpoint->find(name.substr(names.prefix.size()));
+      if (tensor == nullptr || tensor->shape.empty() || tensor->shape.size() > 2) continue;
+      FrozenMatrix matrix = load.optional(tensor->name, tensor->shape);
+      result.head.emplace(name, std::move(matrix));
+    }
+  }
+  if (!names.lm_head.empty()) {
+    result.lm_head = load.optional(std::string(names.lm_head) + ".weight", {config.vocab_size, config.hidden_size});
+    if (result.lm_head.empty() && config.tied_embeddings) result.lm_head = result.transformer->word_embeddings();
+  }
+
+  std::string unused;
+  for (const std::string& name : checkpoint->names())
+    if (!load.used().contains(name) && !detail::is_known_buffer(name)) unused += (unused.empty() ? "" : ", ") + name;
+  if (!unused.empty())
+    result.warnings.push_back(files.name() + ": tensors that " + std::string(Arch::model_type) +
+                              " does not use: " + unused);
+
+  if (files.contains("tokenizer.json") || files.contains("vocab.txt") || files.contains("vocab.json"))
+    result.tokenizer = std::make_shared<const Tokenizer>(load_tokenizer(files));
+  return result;
+}
+
+/// The same from a directory, or from the Hugging Face cache by "org/name" and revision.
+template <Architecture Arch, Backend B>
+Pretrained<Arch, B> load_pretrained(const B& backend, std::string_view dir_or_repo,
+                                    std::string_view revision = "main") {
+  return load_pretrained<Arch>(backend, FileSet::directory(resolve_model(dir_or_repo, revision)));
+}
+
+/// Loads the checkpoint as whatever family its config.json names, and calls `f` with it. Every family's call must
+/// return the same type. \throws ConfigError for a model type that no family here has.
+template <Backend B, class F>
+auto with_pretrained(const B& backend, const FileSet& files, F&& f) {
+  const Json json = detail::read_model_config(files);
+  const std::string type = detail::model_type_of(files, json);
+  if (type == Bert::model_type) return f(load_pretrained<Bert>(backend, files));
+  if (type == DistilBert::model_type) return f(load_pretrained<DistilBert>(backend, files));
+  if (type == Roberta::model_type) return f(load_pretrained<Roberta>(backend, files));
+  if (type == Llama::model_type) return f(load_pretrained<Llama>(backend, files));
+  fail<ConfigError>(files.path_of("config.json") + ", field model_type", "bert, distilbert, roberta or llama",
+                    "\"" + type + "\"");
+}
+
+template <Backend B, class F>
+auto with_pretrained(const B& backend, std::string_view dir_or_repo, F&& f) {
+  return with_pretrained(backend, FileSet::directory(resolve_model(dir_or_repo)), std::forward<F>(f));
+}
+
+}  // namespace fedlora

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// RoBERTa (Liu et al. 2019, arXiv 1907.11692): BERT's block; positions start after the padding row; a two-layer head.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fedlora/nn/arch/bert.hpp"
+
+namespace fedlora {
+
+struct Roberta : Bert {
+  static constexpr std::string_view model_type = "roberta";
+
+  static constexpr FamilyNames names = [] {
+    FamilyNames names = Bert::names;
+    names.prefix = "roberta.";
+    return names;
+  }();
+
+  static ModelConfig read_config(const Json& json, std::string_view file) {
+    ModelConfig config = Bert::read_config(json, file);
+    config.position_offset = json_get_or<Index>(json, "pad_token_id", file, 1) + 1;
+    if (config.position_offset < 1 || config.position_offset >= config.max_positions)
+      fail<ConfigError>(std::string(file) + ", field pad_token_id",
+                        "an id below max_position_embeddings - 1 = " + std::to_string(config.max_positions - 1),
+                        std::to_string(config.position_offset - 1));
+    config.max_positions -= config.position_offset;
+    return config;
+  }
+
+  /// dropout, dense, tanh, dropout, out_proj.
+  static std::vector<HeadLayer> head(const ModelConfig& config) {
+    return {{.name = "classifier.dense",
+             .in = config.hidden_size,
+             .out = config.hidden_size,
+             .activated = true,
+             .dropout_before = true},
+            {.name = "classifier.out_proj", .in = config.hidden_size, .dropout_before = true}};
+  }
+};
+
+}  // namespace fedlora

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// The numbers of a Transformer, as config.json states them, and the names that a family gives its parts.
+#pragma once
+
+#include <array>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fedlora/backend/operations.hpp"
+#include "fedlora/core/error.hpp"
+#include "fedlora/core/shape.hpp"
+#include "fedlora/io/json.hpp"
+
+namespace fedlora {
+
+/// How rotary frequencies are stretched for contexts longer than those of pre-training.
+struct RopeScaling {
+  enum class Kind { none, linear, llama3 } kind = Kind::none;
+  double factor = 1;
+  double low_frequency_factor = 1;
+  double high_frequency_factor = 4;
+  double original_max_positions = 8192;
+};
+
+/// A Transformer's sizes and constants, whatever its family.
+struct ModelConfig {
+  Index vocab_size = 0;
+  Index hidden_size = 0;
+  Index layers = 0;
+  Index heads = 0;
+  Index kv_heads = 0;
+  Index head_dim = 0;
+  Index intermediate_size = 0;
+  Index max_positions = 0;    ///< longest sequence in tokens
+  Index position_offset = 0;  ///< row of the position table that position 0 takes (RoBERTa: pad_token_id + 1)
+  Index token_types = 0;      ///< 0: the family has none
+  double norm_eps = 1e-12;
+  double rope_theta = 10000;
+  RopeScaling rope_scaling;
+  Activation activation = Activation::gelu;
+  bool attention_bias = true;
+  bool mlp_bias = true;
+  bool tied_embeddings = false;
+  double hidden_dropout = 0;
+  double attention_dropout = 0;
+  double classifier_dropout = 0;
+  double initializer_range = 0.02;
+  std::vector<std::string> architectures;
+  std::vector<std::string> id2label;  ///< of the checkpoint's own head; empty when it names none
+};
+
+/// The linear layers of a block, in the order transformers holds them.
+enum class LayerLinear { query, key, value, output, gate, up, down };
+inline constexpr std::size_t layer_linears = 7;
+
+/// What a family calls its parts. Linear layers that it lacks are empty.
+struct FamilyNames {
+  std::string_view prefix;  ///< of the base inside a task model: "bert."
+  std::string_view word_embeddings;
+  std::string_view position_embeddings;
+  std::string_view token_type_embeddings;
+  std::string_view embedding_norm;
+  std::string_view layers;  ///< "encoder.layer."
+  std::array<std::string_view, layer_linears> linears;
+  std::array<std::string_view, 2> norms;  ///< in the order they are applied within a block
+  std::string_view final_norm;
+  std::string_view lm_head;
+
+  /// The whole name of a linear layer: "bert.encoder.layer.0.attention.self.query".
+  std::string linear(Index layer, LayerLinear which) const {
+    return std::string(prefix) + std::string(layers) + std::to_string(layer) + "." +
+           std::string(linears[static_cast<std::size_t>(which)]);
+  }
+};
+
+/// One linear layer of a classification head.
+struct HeadLayer {
+  std::string name;  ///< whole name: "bert.pooler.dense", "classifier"
+  Index in = 0;
+  Index out = 0;  ///< 0: the number of labels
+  bool bias = true;
+  bool activated = false;  ///< followed by `activation`
+  Activation activation = Activation::tanh;
+  bool dropout_before = false;
+  bool frozen_by_default = false;  ///< part of the base (BERT's pooler) when the checkpoint has it
+};
+
+/// Which row stands for a sequence.
+enum class Pooling { first_token, last_token, mean };
+
+namespace detail {
+
+inline Activation read_activation(const Json& json, std::string_view field, std::string_view file) {
+  const auto name = json_get<std::string>(json, field, file);
+  if (name == "gelu") return Activation::gelu;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast") return Activation::gelu_tanh;
+  if (name == "relu") return Activation::relu;
+  if (name == "silu" || name == "swish") return Activation::silu;
+  if (name == "tanh") return Activation::tanh;
+  fail<ConfigError>(std::string(file) + ", field " + std::string(field),
+                    "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu, swish or tanh", in_quotes(name));
+}
+
+inline double read_probability(const Json& json, std::string_view field, std::string_view file, double fallback) {
+  const auto value = json_get_or<double>(json, field, file, fallback);
+  if (!(value >= 0 && value < 1))
+    fail<ConfigError>(std::string(file) + ", field " + std::string(field), "a probability in [0, 1)",
+                      std::to_string(value));
+  return value;
+}
+
+inline Index read_size(const Json& json, std::string_view field, std::string_view file,
+                       Index largest = Index{1} << 24) {
+  const auto value = json_get<Index>(json, field, file);
+  if (value < 1 || value > largest)
+    fail<ConfigError>(std::string(file) + ", field " + std::string(field),
+                      "a size from 1 to " + std::to_string(largest), std::to_string(value));
+  return value;
+}
+
+/// Fields that all families write alike, and the checks that hold for all.
+inline void read_common(const Json& json, std::string_view file, ModelConfig& config) {
+  config.initializer_range = json_get_or<double>(json, "initializer_range", file, 0.02);
+  config.architectures = json_get_or<std::vector<std::string>>(json, "architectures", file, {});
+  const auto labels = json_get_or<std::map<std::string, std::string>>(json, "id2label", file, {});
+  config.id2label.resize(labels.size());
+  for (const auto& [key, label] : labels) {
+    std::size_t id = labels.size();
+    if (!key.empty() && key.size() < 10 && key.find_first_not_of("0123456789") == std::string::npos)
+      id = static_cast<std::size_t>(std::stol(key));
+    if (id >= labels.size())
+      fail<ConfigError>(std::string(file) + ", field id2label",
+                        "the keys \"0\" to \"" + std::to_string(labels.size() - 1) + "\"", in_quotes(key));
+    config.id2label[id] = label;
+  }
+  if (config.kv_heads == 0) config.kv_heads = config.heads;
+  if (config.head_dim == 0) {
+    if (config.hidden_size % config.heads != 0)
+      fail<ConfigError>(std::string(file), "a hidden size that the attention heads divide",
+                        std::to_string(config.hidden_size) + " and " + std::to_string(config.heads));
+    config.head_dim = config.hidden_size / config.heads;
+  }
+  if (config.heads % config.kv_heads != 0)
+    fail<ConfigError>(std::string(file), "attention heads that the key-value heads divide",
+                      std::to_string(config.heads) + " and " + std::to_string(config.kv_heads));
+}
+
+}  // namespace detail
+}  // namespace fedlora

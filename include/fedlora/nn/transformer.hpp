@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+// The frozen base: embeddings and blocks of one family, loaded once and shared by everybody.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fedlora/backend/concepts.hpp"
+#include "fedlora/core/random.hpp"
+#include "fedlora/core/shape.hpp"
+#include "fedlora/nn/batch.hpp"
+#include "fedlora/nn/block.hpp"
+#include "fedlora/nn/concepts.hpp"
+#include "fedlora/nn/weights.hpp"
+
+namespace fedlora {
+
+/// Working memory of one worker, for any model of backend B. It belongs to whoever runs, not to a client.
+template <Backend B>
+struct TransformerWorkspace {
+  using T = typename B::Scalar;
+
+  TransformerWorkspace() = default;
+  explicit TransformerWorkspace(const B&) {}
+
+  typename B::Arena arena;
+  BatchTables tables;
+  std::vector<BlockState<T>> blocks;
+  std::vector<T> cosines, sines;  ///< rotary tables, grown to the longest sequence seen
+  std::vector<std::int32_t> position_rows, pooled_rows;
+  std::vector<RowSegment> segments;
+};
+
+/// A Transformer base of family `Arch`, immutable after construction. Layers hold no activations: a pass takes a
+/// workspace.
+template <Architecture Arch_, Backend B>
+class Transformer {
+ public:
+  using Arch = Arch_;
+  using T = typename B::Scalar;
+  using Workspace = TransformerWorkspace<B>;
+
+  /// Takes every tensor of the base. \throws FormatError naming file and tensor when one is missing or misshapen.
+  Transformer(ModelConfig config, WeightLoader<B>& load) : config_(std::move(config)) {
+    const FamilyNames& names = Arch::names;
+    const Index hidden = config_.hidden_size;
+    word_ = load.matrix(std::string(names.word_embeddings) + ".weight", config_.vocab_size, hidden);
+    if constexpr (Arch::positions == Positions::learned)
+      position_ = load.matrix(std::string(names.position_embeddings) + ".weight",
+                              config_.max_positions + config_.position_offset, hidden);
+    if (config_.token_types > 0)
+      token_type_ = load.matrix(std::string(names.token_type_embeddings) + ".weight", config_.token_types, hidden);
+    if (!names.embedding_norm.empty()) embedding_norm_ = load_norm(load, std::string(names.embedding_norm));
+    const Index q_width = config_.heads * config_.head_dim;
+    const Index kv_width = config_.kv_heads * config_.head_dim;
+    const Index inner = config_.intermediate_size;
+    const std::pair<Index, Index> shapes[layer_linears] = {{q_width, hidden}, {kv_width, hidden}, {kv_width, hidden},
+                                                           {hidden, q_width}, {inner, hidden},    {inner, hidden},
+                                                           {hidden, inner}};
+    blocks_.resize(static_cast<std::size_t>(config_.layers));
+    for (Index layer = 0; layer < config_.layers; ++layer) {
+      BlockWeights& block = blocks_[static_cast<std::size_t>(layer)];
+      const std::string prefix = std::string(names.layers) + std::to_string(layer) + ".";
+      for (std::size_t i = 0; i < layer_linears; ++i) {
+        if (names.linears[i].empty()) continue;
+        const std::string name = prefix + std::string(names.linears[i]);
+        block.linears[i].weight = load.matrix(name + ".weight", shapes[i].first, shapes[i].second);
+        const bool mlp = i >= static_cast<std::size_t>(LayerLinear::gate);
+        if (mlp ? config_.mlp_bias : config_.attention_bias)
+          block.linears[i].bias = load.vector(name + ".bias", shapes[i].first);
+      }
+      for (std::size_t i = 0; i < 2; ++i) block.norms[i] = load_norm(load, prefix + std::string(names.norms[i]));
+    }
+    if (!names.final_norm.empty()) final_norm_ = load_norm(load, std::string(names.final_norm));
+  }
+
+  const ModelConfig& config() const { return config_; }
+  const FrozenMatrix& word_embeddings() const { return word_; }
+
+  /// The frozen linear layer that a LoRA site sits on.
+  const FrozenLinear& linear(Index layer, LayerLinear which) const {
+    return blocks_[static_cast<std::size_t>(layer)][which];
+  }
+
+  /// Refuses a batch that would read outside the tables. \throws ShapeError naming row, what was expected and what
+  /// came.
+  void check(std::span<const std::int32_t> tokens, std::span<const std::int32_t> token_types,
+             std::span<const std::int32_t> cu_seqlens) const {
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      if (tokens[i] < 0 || tokens[i] >= config_.vocab_size)
+        fail<ShapeError>("batch, row " + std::to_string(i),
+                         "a token id in [0, " + std::to_string(config_.vocab_size) + ")", std::to_string(tokens[i]));
+    if (config_.token_types > 0)
+      for (std::size_t i = 0; i < token_types.size(); ++i)
+        if (token_types[i] < 0 || token_types[i] >= config_.token_types)
+          fail<ShapeError>("batch, row " + std::to_string(i),
+                           "a token type in [0, " + std::to_string(config_.token_types) + ")",
+                           std::to_string(token_types[i]));
+    for (std::size_t s = 0; s + 1 < cu_seqlens.size(); ++s)
+      if (const Index length = cu_seqlens[s + 1] - cu_seqlens[s]; length < 1 || length > config_.max_positions)
+        fail<ShapeError>("batch, sequence " + std::to_string(s),
+                         "1 to " + std::to_string(config_.max_positions) + " tokens", std::to_string(length));
+  }
+
+  /// Runs the base over a packed batch (tokens, token_types: one per row) whose tables are in the workspace. Returns
+  /// the last hidden states, (rows, hidden) or (sequences, hidden) when `pooled_only`, in the workspace's arena.
+  MatrixView<T> forward(std::span<const std::int32_t> tokens, std::span<const std::int32_t> token_types,
+                        const PassOptions<T>& options, Workspace& workspace) const {
+    auto& arena = workspace.arena;
+    const BatchTables& tables = workspace.tables;
+    prepare_rotation(workspace);
+    workspace.blocks.assign(blocks_.size(), {});
+    MatrixView<T> x = arena.matrix(tables.all.count, config_.hidden_size);
+    embed(tokens, token_types, options, workspace, x);
+    MatrixView<T> other;  // blocks that keep nothing write to x and to this in turn
+    for (Index layer = 0; layer < config_.layers; ++layer) {
+      const bool pooled = options.pooled_only && layer + 1 == config_.layers;
+      const bool keep = options.training && layer >= options.lowest_adapted;
+      BlockState<T>& state = workspace.blocks[static_cast<std::size_t>(layer)];
+      if (keep || pooled || other.empty()) {
+        const MatrixView<T> y = arena.matrix(pooled ? tables.pooled.count : tables.all.count, config_.hidden_size);
+        if (!keep) other = x;
+        forward_block(layer, pooled, options, workspace, x, y, keep, state);
+        x = y;
+      } else {
+        forward_block(layer, pooled, options, workspace, x, other, keep, state);
+        std::swap(x, other);
+      }
+    }
+    return x;
+  }
+
+  /// Hidden states through the final normalisation, where the family has one; in place.
+  void final_norm(MatrixView<T> x, MatrixView<T> y, MatrixView<T> statistics) const {
+    B::norm_forward(Arch::norm, x, final_norm_.template gamma_data<T>(), final_norm_.template beta_data<T>(),
+                    config_.norm_eps, y, statistics);
+  }
+  void final_norm_backward(MatrixView<const T> dy, MatrixView<const T> x, MatrixView<const T> statistics,
+                           MatrixView<T> dx) const {
+    B::norm_backward(Arch::norm, dy, x, statistics, final_norm_.template gamma_data<T>(), dx, false);
+  }
+  static constexpr bool has_final_norm = !Arch::names.final_norm.empty();
+
+  /// Given the gradient of what `forward` returned, adds the gradients of all adapters. Overwrites nothing but the
+  /// arena.
+  void backward(MatrixView<const T> dy, const PassOptions<T>& options, Workspace& workspace) const {
+    auto& arena = workspace.arena;
+    if (options.lowest_adapted >= config_.layers) return;
+    const auto scope = arena.scope();
+    MatrixView<T> buffers[2] = {arena.matrix(workspace.tables.all.count, config_.hidden_size),
+                                arena.matrix(workspace.tables.all.count, config_.hidden_size)};
+    for (Index layer = config_.layers - 1; layer >= options.lowest_adapted; --layer) {
+      const bool pooled = options.pooled_only && layer + 1 == config_.layers;
+      const MatrixView<T> dx = buffers[layer % 2];
+      pass(layer, pooled, options, workspace)
+          .backward(workspace.blocks[static_cast<std::size_t>(layer)], dy, reach(layer, options), dx);
+      dy = dx;
+    }
+  }
+
+ private:
+  void forward_block(Index layer, bool pooled, const PassOptions<T>& options, Workspace& workspace, MatrixView<T> x,
+                     MatrixView<T> y, bool keep, BlockState<T>& state) const {
+    if (keep) return pass(layer, pooled, options, workspace).forward(x, y, state);
+    const auto scope = workspace.arena.scope();
+    pass(layer, pooled, options, workspace).forward(x, y, state);
+  }
+
+  static FrozenNorm load_norm(WeightLoader<B>& load, const std::string& name, Index hidden) {
+    FrozenNorm norm;
+    norm.gamma = load.vector(name + ".weight", hidden);
+    if constexpr (Arch::norm == NormKind::layer_norm) norm.beta = load.vector(name + ".bias", hidden);
+    return norm;
+  }
+  FrozenNorm load_norm(WeightLoader<B>& load, const std::string& name) const {
+    return load_norm(load, name, config_.hidden_size);
+  }
+
+  BlockPass<Arch, B> pass(Index layer, bool pooled, const PassOptions<T>& options, Workspace& workspace) const {
+    const Index half = config_.head_dim / 2;
+    const Index positions = half > 0 ? static_cast<Index>(workspace.cosines.size()) / half : 0;
+    return {config_,
+            blocks_[static_cast<std::size_t>(layer)],
+            layer,
+            workspace.tables,
+            pooled,
+            options,
+            {workspace.cosines.data(), positions, half},
+            {workspace.sines.data(), positions, half},
+            workspace.arena};
+  }
+
+  BlockReach reach(Index layer, const PassOptions<T>& options) const {
+    if (layer > options.lowest_adapted) return {};
+    const auto any = [&](std::initializer_list<LayerLinear> linears) {
+      for (const SlotTerms<T>& slot : options.slots)
+        for (const LayerLinear which : linears)
+          if (!slot.layers[static_cast<std::size_t>(layer) * layer_linears + static_cast<std::size_t>(which)].a.empty())
+            return true;
+      return false;
+    };
+    BlockReach reach;
+    reach.input = false;
+    reach.attention = any({LayerLinear::query, LayerLinear::key, LayerLinear::value, LayerLinear::output});
+    reach.mlp_input = reach.attention || any({LayerLinear::gate, LayerLinear::up});
+    return reach;
+  }
+
+  void embed(std::span<const std::int32_t> tokens, std::span<const std::int32_t> token_types,
+             const PassOptions<T>& options, Workspace& workspace, MatrixView<T> x) const {
+    const RowSet& rows = workspace.tables.all;
+    std::vector<MatrixView<const T>> embeddings = {word_.view<T>()};
+    std::vector<const std::int32_t*> ids = {tokens.data()};
+    if constexpr (Arch::positions == Positions::learned) {
+      workspace.position_rows.resize(rows.positions.size());
+      for (std::size_t i = 0; i < rows.positions.size(); ++i)
+        workspace.position_rows[i] = rows.positions[i] + static_cast<std::int32_t>(config_.position_offset);
+      embeddings.push_back(position_.view<T>());
+      ids.push_back(workspace.position_rows.data());
+    }
+    if (config_.token_types > 0) {
+      embeddings.push_back(token_type_.view<T>());
+      ids.push_back(token_types.data());
+    }
+    B::embed(embeddings, ids, x);
+    if (embedding_norm_.gamma.empty()) return;
+    const auto scope = workspace.arena.scope();
+    B::norm_forward(Arch::norm, x, embedding_norm_.template gamma_data<T>(), embedding_norm_.template beta_data<T>(),
+                    config_.norm_eps, x, workspace.arena.matrix(x.rows, 2));
+    if (!options.training || options.dropouts.hidden <= 0) return;
+    for (const RowSegment& segment : rows.segments) {
+      const StepAddress& at = options.slots[static_cast<std::size_t>(segment.slot)].address;
+      const Dropout dropout(derive_key(at.seed, Purpose::embedding_dropout, at.round, at.client, at.step, at.micro),
+                            options.dropouts.hidden);
+      B::dropout(dropout, x, x, rows.numbers.data(), segment.begin, segment.end);
+    }
+  }
+
+  /// cos and sin of position · frequency, in double, for every position the batch has.
+  void prepare_rotation(Workspace& workspace) const {
+    if constexpr (Arch::positions == Positions::rotary) {
+      Index longest = 0;
+      for (const std::int32_t position : workspace.tables.all.positions)
+        longest = std::max<Index>(longest, position + 1);
+      const Index half = config_.head_dim / 2;
+      const Index have = static_cast<Index>(workspace.cosines.size()) / half;
+      if (longest <= have) return;
+      longest = std::min(std::max(longest, 2 * have), std::max(longest, config_.max_positions));
+      workspace.cosines.resize(static_cast<std::size_t>(longest * half));
+      workspace.sines.resize(static_cast<std::size_t>(longest * half));
+      for (Index d = 0; d < half; ++d) {
+        const double frequency = rotary_frequency(d);
+        for (Index position = have; position < longest; ++position) {
+          const double angle = static_cast<double>(position) * frequency;
+          workspace.cosines[static_cast<std::size_t>(position * half + d)] = static_cast<T>(std::cos(angle));
+          workspace.sines[static_cast<std::size_t>(position * half + d)] = static_cast<T>(std::sin(angle));
+        }
+      }
+    }
+  }
+
+  /// theta^(-2d / head_dim), stretched as config.json asks.
+  double rotary_frequency(Index d) const {
+    const double frequency =
+        std::pow(config_.rope_theta, -2.0 * static_cast<double>(d) / static_cast<double>(config_.head_dim));
+    const RopeScaling& scaling = config_.rope_scaling;
+    if (scaling.kind == RopeScaling::Kind::none) return frequency;
+    if (scaling.kind == RopeScaling::Kind::linear) return frequency / scaling.factor;
+    const double wavelength = 6.283185307179586476925286766559 / frequency;
+    const double low = scaling.original_max_positions / scaling.low_frequency_factor;
+    const double high = scaling.original_max_positions / scaling.high_frequency_factor;
+    if (wavelength < high) return frequency;
+    if (wavelength > low) return frequency / scaling.factor;
+    const double smooth = (scaling.original_max_positions / wavelength - scaling.low_frequency_factor) /
+                          (scaling.high_frequency_factor - scaling.low_frequency_factor);
+    return (1 - smooth) * frequency / scaling.factor + smooth * frequency;
+  }
+
+  ModelConfig config_;
+  FrozenMatrix word_, position_, token_type_;
+  FrozenNorm embedding_norm_, final_norm_;
+  std::vector<BlockWeights> blocks_;
+};
+
+}  // namespace fedlora

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// The reference values of tests/golden/models: tiny checkpoints, adapters, logits, gradients and optimizer steps made
+// by transformers and peft.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "fedlora/hf/pretrained.hpp"
+#include "fedlora/io/file.hpp"
+#include "fedlora/io/json.hpp"
+#include "fedlora/io/safetensors.hpp"
+#include "fedlora/lora/adapter.hpp"
+#include "fedlora/lora/config.hpp"
+#include "fedlora/lora/state_dict.hpp"
+
+namespace fedlora::tests {
+
+/// One family's reference files.
+struct Golden {
+  std::filesystem::path directory;
+  Json cases;
+  SafetensorsFile reference;
+
+  explicit Golden(const std::string& family)
+      : directory(std::filesystem::path(FEDLORA_TEST_DIR) / "golden" / "models" / family),
+        cases(parse_json(map_file(directory / "cases.json"))),
+        reference(map_file(directory / "reference.safetensors")) {}
+
+  std::vector<double> tensor(const std::string& name) const {
+    const TensorView* found = reference.find(name);
+    REQUIRE_MESSAGE(found != nullptr, name);
+    std::vector<double> values(static_cast<std::size_t>(found->size()));
+    copy_tensor<double>(*found, values);
+    return values;
+  }
+
+  Dataset dataset() const {
+    Dataset data;
+    const auto& ids = cases["input_ids"];
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const auto tokens = ids[i].get<std::vector<std::int32_t>>();
+      const Json types = cases.contains("token_type_ids") ? cases["token_type_ids"] : Json();
+      data.append(tokens, types.is_array() ? types[i].get<std::vector<std::int32_t>>()
+                                           : std::vector<std::int32_t>(tokens.size(), 0));
+    }
+    data.labels = cases["labels"].get<std::vector<std::int32_t>>();
+    return data;
+  }
+
+  LoraConfig lora(const std::string& name) const {
+    const Json& c = cases["cases"][name];
+    LoraConfig config;
+    config.rank = c["r"].get<Index>();
+    config.alpha = c["lora_alpha"].get<double>();
+    config.use_rslora = c["use_rslora"].get<bool>();
+    if (c["target_modules"].is_string())
+      config.target_modules = {c["target_modules"].get<std::string>()};
+    else
+      config.target_modules = c["target_modules"].get<std::vector<std::string>>();
+    config.rank_pattern = c["rank_pattern"].get<std::map<std::string, Index>>();
+    config.alpha_pattern = c["alpha_pattern"].get<std::map<std::string, double>>();
+    config.modules_to_save = c["modules_to_save"].get<std::vector<std::string>>();
+    return config;
+  }
+
+  /// The adapter whose tensors are called `prefix` + PEFT's key.
+  template <class T>
+  Adapter<T> adapter(const std::shared_ptr<const AdapterLayout>& layout, const std::string& prefix) const {
+    Adapter<T> result(layout);
+    for (const StateEntry& entry : state_entries(*layout)) {
+      const std::vector<double> values = tensor(prefix + entry.key);
+      REQUIRE_MESSAGE(static_cast<Index>(values.size()) == entry.size(), entry.key);
+      std::copy(values.begin(), values.end(), result.values().begin() + entry.offset);
+    }
+    return result;
+  }
+};
+
+/// Largest |got - expected| over the largest |expected|.
+template <class A, class E>
+double relative_error(const A& got, const E& expected) {
+  double difference = 0;
+  double size = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    difference = std::max(difference, std::abs(static_cast<double>(got[i]) - static_cast<double>(expected[i])));
+    size = std::max(size, std::abs(static_cast<double>(expected[i])));
+  }
+  return size > 0 ? difference / size : difference;
+}
+
+/// What a comparison with the reference allows: the bounds.
+template <class T>
+inline constexpr double golden_tolerance = sizeof(T) == 8 ? 1e-9 : 1e-5;
+
+}  // namespace fedlora::tests
