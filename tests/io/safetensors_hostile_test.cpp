@@ -160,6 +160,7 @@ TEST_CASE("offsets lie in the data and fit dtype and shape") {
   check_refused(one("[0,18446744073709551616]"), 8, {"data_offsets[1]", "an integer"});
   check_refused(one("[0,4]"), 8, {"8 bytes for F32 of shape (2,)", "got 4 bytes"});
   check_refused("{\"w\":" + entry("[0,8]", "F32", "[3]") + "}", 8, {"12 bytes for F32 of shape (3,)", "got 8 bytes"});
+  check_refused("{\"w\":" + entry("[0,8]", "F32", "[1]") + "}", 8, {"4 bytes for F32 of shape (1,)", "got 8 bytes"});
   check_refused("{\"w\":" + entry("[0,8]", "F64") + "}", 8, {"16 bytes for F64"});
 }
 
