@@ -12,13 +12,14 @@ minilm-sst2   6 layers, hidden 384, 12 heads (all-MiniLM-L6-v2's shape), as abov
 stories260k   the stories260K model, 16 utterances of CLINC150 a batch, all linear layers
 
 Both sides run whole passes over the same batches until the time is over, at least one; the time is the mean of a
-step. Ours (`fedlora-bench-step`) packs the rows, PyTorch pads them. With 2 threads ours trains two clients at once and counts time per step;
-PyTorch uses both threads for one step. Each runs in a process of its own, in turns, `--rounds` times; the table has
-medians. `roof` is ours over the summed time of the step's frozen base products in the fastest GEMM at hand. Memory is the peak
-resident size of the process. --json writes a line per case and thread count.
+step. Ours (`fedlora-bench-step`) packs the rows, PyTorch pads them. With 2 threads ours trains two clients at once and
+counts time per step; PyTorch uses both threads for one step. Each runs in a process of its own, in turns, `--rounds` times;
+the table has medians. `roof` is ours over the summed time of the step's frozen base products in the fastest GEMM at hand.
+Memory is the peak resident size of the process. --json writes a line per case and thread count.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -170,12 +171,10 @@ def main():
     if not pathlib.Path(arguments.ours).exists():
         parser.error(f"{arguments.ours} does not exist: build the benchmarks first, or give --ours")
 
-    import peft
-    import torch
-    import transformers
-    print(f"PyTorch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}; "
-          f"medians of {arguments.rounds} turns of {arguments.seconds:g} s")
-    print("\n| case | threads | ours ms | PyTorch ms | ratio | roof | ours MiB | PyTorch MiB |\n|---|---|---|---|---|---|---|---|",
+    # Not imported here: a child's getrusage counts the memory of the process that started it.
+    print(*(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")), sep=", ", end="; ")
+    print(f"medians of {arguments.rounds} turns of {arguments.seconds:g} s")
+    print("\n| case | threads | ours ms | PyTorch ms | ratio | roof | ours MiB | PyTorch MiB |\n" + 8 * "|---" + "|",
           flush=True)
     lines = []
     for case in cases:

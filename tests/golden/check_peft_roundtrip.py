@@ -4,10 +4,10 @@
     check_peft_roundtrip.py check --model DIR --adapter DIR --outputs FILE [--texts FILE] [--merged DIR]
     check_peft_roundtrip.py make --model DIR --out DIR [--targets LIST|all-linear] [--labels N] [--texts FILE]
 
-check: FILE is JSON lines, {"ids": […], "types": […], "logits": […]} as our tests print them, or the lines of `fedlora-predict`,
-{"logits": […], …} or {"nll": x, "tokens": n}, with the texts it read, one a line. PEFT loads the base and the adapter (and
-transformers the merged checkpoint) in float64; every logit must agree within the tolerance.
-make: PEFT makes a random adapter over the base and saves it to OUT; OUT/expected.jsonl then holds {"ids", "types", "logits"}.
+check: FILE is JSON lines, {"ids": […], "types": […], "logits": […]} as our tests print them, or the lines of
+`fedlora-predict`, {"logits": […], …} or {"nll": x, "tokens": n}, with the texts it read, one a line. PEFT loads the base and
+the adapter (and transformers the merged checkpoint) in float64; every logit must agree within the tolerance.
+make: PEFT makes a random adapter over the base and saves it to OUT; OUT/expected.jsonl then holds ids, types and logits.
 """
 
 import argparse

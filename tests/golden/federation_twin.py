@@ -3,13 +3,13 @@
 
     federation_twin.py DIR [--dtype float64|float32] [--rounds N] [--threads N] [--check-tokens] [--curve CSV] [--json FILE]
 
-DIR holds plan.json (the configuration, the cohort and example order of every round), train_ids.jsonl and test_ids.jsonl, initial/ and
-round-001/ … (PEFT adapters: the global one before the first and after each round) and metrics.jsonl (our accuracies). All
-dropouts must be 0. Every client makes a new torch AdamW; the server averages by number of examples. After each round every tensor is compared with ours:
-|ours - theirs| / |theirs - initial|, Frobenius.
+DIR holds plan.json (the configuration, the cohort and example order of every round), train_ids.jsonl and test_ids.jsonl,
+initial/ and round-001/ … (PEFT adapters: the global one before the first and after each round) and metrics.jsonl (our
+accuracies). All dropouts must be 0. Every client makes a new torch AdamW; the server averages by number of examples. After
+each round every tensor is compared with ours: |ours - theirs| / |theirs - initial|, Frobenius.
 
-Exit status 1 when the two differ: in float64 above 1e-6 for a tensor in the first three rounds or another accuracy in the first ten;
-in float32 when the mean accuracies of the first ten rounds are more than one point apart.
+Exit status 1 when the two differ: in float64 above 1e-6 for a tensor in the first three rounds or another accuracy in the
+first ten; in float32 when the mean accuracies of the first ten rounds are more than one point apart.
 """
 
 import argparse
@@ -174,7 +174,7 @@ def main():
     parser.add_argument("--check-tokens", action="store_true")
     parser.add_argument("--curve", help="write round, accuracies, seconds as CSV")
     parser.add_argument("--json", help="write the comparison as JSON")
-    parser.add_argument("--write-adapters", help="write our side's files from this run: DIR/round-001/… (to try the script)")
+    parser.add_argument("--write-adapters", help="save the adapters of this run as DIR/round-001/…")
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -183,7 +183,8 @@ def describe(targets, model, losses):
     """What C++ needs to build the same adapter: PEFT's fields as given, and the modules PEFT made of them."""
     config = model.peft_config["default"]
     return {
-        "target_modules": targets, "task_type": config.task_type, "r": config.r, "lora_alpha": config.lora_alpha, "use_rslora": config.use_rslora,
+        "target_modules": targets, "task_type": config.task_type, "r": config.r, "lora_alpha": config.lora_alpha,
+        "use_rslora": config.use_rslora,
         "rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern,
         "modules_to_save": sorted(config.modules_to_save or []), "modules": adapted_modules(model), "losses": losses,
     }

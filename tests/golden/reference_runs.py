@@ -3,9 +3,9 @@
 
     reference_runs.py [--modes head,centralised,federated] [--seeds 1,2,3] [--json FILE] [the options of fedlora-federation]
 
-Without --model and --train: stories260K on CLINC150's ten domains. head: the base frozen, only the head trained (--head-only-lr).
-centralised: LoRA on the pooled data. federated: FedAvg over a Dirichlet partition. Partitions and orders are this script's own;
-only the settings are shared with our program, so accuracies agree within what seeds do.
+Without --model and --train: stories260K on CLINC150's ten domains. head: the base frozen, only the head trained
+(--head-only-lr). centralised: LoRA on the pooled data. federated: FedAvg over a Dirichlet partition. Partitions and orders
+are this script's own; only the settings are shared with our program, so accuracies agree within what seeds do.
 """
 
 import argparse
@@ -142,7 +142,8 @@ def main():
     train, labels = reference.Examples.from_table(
         reference.table_path(arguments.train, "train"), columns, arguments.label_column, tokenizer, arguments.max_tokens)
     test, _ = reference.Examples.from_table(
-        reference.table_path(arguments.test, "test"), columns, arguments.label_column, tokenizer, arguments.max_tokens, labels)
+        reference.table_path(arguments.test, "test"), columns, arguments.label_column, tokenizer, arguments.max_tokens,
+        labels)
     if arguments.examples:
         draw = numpy.random.default_rng(0)
         train, test = (part.subset(draw.permutation(len(part))[:arguments.examples].tolist()) for part in (train, test))
