@@ -43,6 +43,10 @@ namespace detail {
 
 inline constexpr int run_state_version = 1;
 
+/// JSON as text; bytes that are not UTF-8 (a path in a configuration may hold any) become U+FFFD instead of an
+/// exception.
+inline std::string json_text(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
 inline Json layout_json(const AdapterLayout& layout) {
   Json places = Json::array();
   for (const AdapterSite& site : layout.sites) places.push_back({site.name, site.in, site.out, site.rank, site.scale});
@@ -91,7 +95,7 @@ std::string run_state_bytes(const RunState<T>& state) {
       {"clients", std::move(clients)},
       {"metrics", state.metrics},
       {"extra", state.extra}};
-  return safetensors_bytes(tensors, {{"fedlora_run_state", json.dump()}});
+  return safetensors_bytes(tensors, {{"fedlora_run_state", detail::json_text(json)}});
 }
 
 /// Writes the state atomically: after a kill at any instant the file holds the old state or the new one, whole.
@@ -203,7 +207,9 @@ inline Json saved_config(const Bytes& bytes) {
 /// what came.
 inline void check_resumable(const Json& saved, const Json& config, const std::set<std::string>& may_differ,
                             const std::string& prefix = "") {
-  const auto text = [](const Json* value) { return value == nullptr ? std::string("nothing") : value->dump(); };
+  const auto text = [](const Json* value) {
+    return value == nullptr ? std::string("nothing") : detail::json_text(*value);
+  };
   std::set<std::string> fields;
   for (const auto& [field, value] : saved.items()) fields.insert(field);
   for (const auto& [field, value] : config.items()) fields.insert(field);
@@ -214,7 +220,7 @@ inline void check_resumable(const Json& saved, const Json& config, const std::se
     const Json* const now = config.contains(field) ? &config[field] : nullptr;
     if (before != nullptr && now != nullptr && before->is_object() && now->is_object()) {
       check_resumable(*before, *now, may_differ, path);
-    } else if (before == nullptr || now == nullptr || *before != *now) {
+    } else if (before == nullptr || now == nullptr || (*before != *now && text(before) != text(now))) {
       fail<ConfigError>("resume, field " + path, text(before) + ", as the saved run has it", text(now));
     }
   }
