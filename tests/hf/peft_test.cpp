@@ -84,6 +84,7 @@ TEST_CASE_TEMPLATE("an adapter survives PEFT's format bit for bit", T, float, do
   const auto back = load_peft<T>(directory.path() / "deep" / "adapter", layout);
   CHECK(std::memcmp(back.values().data(), adapter.values().data(), adapter.values().size_bytes()) == 0);
 
+  CHECK(read_text(directory.path() / "deep" / "adapter" / "adapter_model.safetensors") == peft_tensor_bytes(adapter));
   const SafetensorsFile file(map_file(directory.path() / "deep" / "adapter" / "adapter_model.safetensors"));
   CHECK(file.metadata().at("format") == "pt");
   const TensorView* a = file.find("base_model.model.bert.layer.0.query.lora_A.weight");

@@ -336,6 +336,15 @@ Adapter<T> load_peft(const std::filesystem::path& directory, const std::shared_p
   return load_peft<T>(FileSet::directory(directory), layout);
 }
 
+/// adapter_model.safetensors as `save_peft` writes it: equal adapters give equal bytes, so that a digest of them names
+/// a result.
+template <class T>
+std::string peft_tensor_bytes(const Adapter<T>& adapter) {
+  std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  if (!adapter.layout().id2label.empty()) metadata.emplace("id2label", Json(adapter.layout().id2label).dump());
+  return adapter_bytes(adapter, metadata);
+}
+
 /// Writes adapter_model.safetensors and adapter_config.json as PEFT's `save_pretrained` does; label names go into the
 /// tensors' metadata, which PEFT passes over. Missing directories are made. A new directory appears whole or not at
 /// all; one that holds nothing but an older adapter is exchanged in one step where the file system can; otherwise each
@@ -344,11 +353,8 @@ Adapter<T> load_peft(const std::filesystem::path& directory, const std::shared_p
 template <class T>
 void save_peft(const Adapter<T>& adapter, const std::filesystem::path& directory) {
   namespace fs = std::filesystem;
-  const AdapterLayout& layout = adapter.layout();
-  std::map<std::string, std::string> metadata = {{"format", "pt"}};
-  if (!layout.id2label.empty()) metadata.emplace("id2label", Json(layout.id2label).dump());
-  const std::string tensors = adapter_bytes(adapter, metadata);
-  const std::string config = detail::peft_config_json(layout).dump(2);
+  const std::string tensors = peft_tensor_bytes(adapter);
+  const std::string config = detail::peft_config_json(adapter.layout()).dump(2);
   const auto write_both = [&](const fs::path& into) {
     write_file_atomically(into / detail::peft_tensor_file, std::string_view(tensors));
     write_file_atomically(into / detail::peft_config_file, std::string_view(config));
