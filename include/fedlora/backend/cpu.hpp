@@ -169,15 +169,15 @@ struct CpuBackend {
   static void attention_forward(const AttentionShape& shape, std::span<const AttentionSpan> spans,
                                 MatrixView<const T> q, MatrixView<const T> k, MatrixView<const T> v,
                                 const std::int32_t* positions, const std::int32_t* row_numbers, MatrixView<T> out,
-                                MatrixView<T> log_sum_exp, Arena& arena) {
-    cpu::attention_forward(shape, spans, q, k, v, positions, row_numbers, out, log_sum_exp, arena);
+                                Arena& arena) {
+    cpu::attention_forward(shape, spans, q, k, v, positions, row_numbers, out, arena);
   }
   static void attention_backward(const AttentionShape& shape, std::span<const AttentionSpan> spans,
                                  MatrixView<const T> q, MatrixView<const T> k, MatrixView<const T> v,
                                  const std::int32_t* positions, const std::int32_t* row_numbers,
-                                 MatrixView<const T> out, MatrixView<const T> log_sum_exp, MatrixView<const T> d_out,
-                                 MatrixView<T> dq, MatrixView<T> dk, MatrixView<T> dv, Arena& arena) {
-    cpu::attention_backward(shape, spans, q, k, v, positions, row_numbers, out, log_sum_exp, d_out, dq, dk, dv, arena);
+                                 MatrixView<const T> d_out, MatrixView<T> dq, MatrixView<T> dk, MatrixView<T> dv,
+                                 Arena& arena) {
+    cpu::attention_backward(shape, spans, q, k, v, positions, row_numbers, d_out, dq, dk, dv, arena);
   }
   static void rotate(MatrixView<T> x, Index heads, Index head_dim, const std::int32_t* positions,
                      MatrixView<const T> cosines, MatrixView<const T> sines, bool inverse) {

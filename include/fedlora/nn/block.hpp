@@ -70,7 +70,8 @@ struct BlockState {
   MatrixView<T> attention_in;  ///< what query, key and value read (x itself when the block is post-norm)
   MatrixView<T> selected_in;   ///< its rows of `query_rows`, where those are not all
   MatrixView<T> input_statistics;
-  MatrixView<T> q, k, v, context, log_sum_exp;
+  MatrixView<T> q, k, v;
+  MatrixView<T> context;  ///< kept only where the output projection is adapted
   MatrixView<T> z1, statistics1, h;
   MatrixView<T> gate, up, z2, statistics2;
   std::array<MatrixView<T>, layer_linears> s;  ///< S = dropout(x) Aᵀ of each adapted linear layer
@@ -131,8 +132,6 @@ class BlockPass {
     state.q = arena_.matrix(out, q_width);
     state.k = arena_.matrix(rows, kv_width);
     state.v = arena_.matrix(rows, kv_width);
-    state.context = arena_.matrix(out, q_width);
-    state.log_sum_exp = arena_.matrix(out, config_.heads);
     linear(LayerLinear::query, in_selected, out_rows_, state.q, state, true);
     linear(LayerLinear::key, in, tables_.all, state.k, state, true);
     linear(LayerLinear::value, in, tables_.all, state.v, state, true);
@@ -140,13 +139,18 @@ class BlockPass {
       B::rotate(state.q, config_.heads, config_.head_dim, out_rows_.positions.data(), cosines_, sines_, false);
       B::rotate(state.k, config_.kv_heads, config_.head_dim, tables_.all.positions.data(), cosines_, sines_, false);
     }
-    B::attention_forward(shape_, spans(), state.q, state.k, state.v, query_positions(), out_rows_.numbers.data(),
-                         state.context, state.log_sum_exp, arena_);
-
     state.z1 = arena_.matrix(out, x.cols);
     state.statistics1 = arena_.matrix(out, 2);
     state.h = arena_.matrix(out, x.cols);
-    linear(LayerLinear::output, state.context, out_rows_, state.z1, state, false);
+    reserve_s(LayerLinear::output, out, state);
+    if (adapted(LayerLinear::output)) state.context = arena_.matrix(out, q_width);
+    {
+      const auto scope = arena_.scope();
+      const MatrixView<T> context = state.context.empty() ? arena_.matrix(out, q_width) : state.context;
+      B::attention_forward(shape_, spans(), state.q, state.k, state.v, query_positions(), out_rows_.numbers.data(),
+                           context, arena_);
+      linear(LayerLinear::output, context, out_rows_, state.z1, state, false);
+    }
     add_residual(LayerLinear::output, state.z1, residual);
     norm_forward(pre_norm ? 1 : 0, state.z1, state.h, state.statistics1);
 
@@ -221,7 +225,7 @@ class BlockPass {
       B::add(dz2, dh);
       norm_backward(0, dh, state.z1, state.statistics1, dz1, false);
     }
-    const MatrixView<T> d_context = arena_.matrix(out, state.context.cols);
+    const MatrixView<T> d_context = arena_.matrix(out, state.q.cols);
     linear_backward(LayerLinear::output, behind_dropout(LayerLinear::output, dz1), state.context, out_rows_, state,
                     d_context, false);
 
@@ -229,7 +233,7 @@ class BlockPass {
     const MatrixView<T> dk = arena_.matrix(rows, state.k.cols);
     const MatrixView<T> dv = arena_.matrix(rows, state.v.cols);
     B::attention_backward(shape_, spans(), state.q, state.k, state.v, query_positions(), out_rows_.numbers.data(),
-                          state.context, state.log_sum_exp, d_context, dq, dk, dv, arena_);
+                          d_context, dq, dk, dv, arena_);
     if constexpr (Arch::positions == Positions::rotary) {
       B::rotate(dq, config_.heads, config_.head_dim, out_rows_.positions.data(), cosines_, sines_, true);
       B::rotate(dk, config_.kv_heads, config_.head_dim, tables_.all.positions.data(), cosines_, sines_, true);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over packed rows, bidirectional or causal, with grouped-query heads: softmax(q kᵀ · scale) v for each
-// sequence and head. Four queries at a time see all keys of their sequence, so memory is linear in its length; backward
-// draws the probabilities again from the saved log-sum-exp (Dao et al. 2022, arXiv 2205.14135, section 3).
+// sequence and head. Four queries at a time see all keys of their sequence, so memory is linear in its length; nothing of
+// it is kept, backward computes the probabilities again (Dao et al. 2022, arXiv 2205.14135, section 3.1).
 #pragma once
 
 #include <algorithm>
@@ -135,46 +135,56 @@ inline Index visible_keys(const AttentionShape& shape, const AttentionSpan& span
                          (positions != nullptr ? positions[span.query_begin + i] : static_cast<std::int32_t>(i)) + 1);
 }
 
-/// scores[0 … visible) → probabilities, zeros after; returns log Σ exp.
+/// scores[0 … visible) → probabilities, zeros up to `width`.
 template <class T>
-T softmax_row(T* scores, Index visible, Index width) {
-  T top = scores[0];
-  for (Index j = 1; j < visible; ++j) top = std::max(top, scores[j]);
+void softmax_row(T* scores, Index visible, Index width) {
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  for (Index j = visible; j < width; ++j) scores[j] = lowest;
+  Lanes<T> tops = Lanes<T>{} + lowest;
+  for (Index j = 0; j < width; j += lane_count<T>) {
+    Lanes<T> values;
+    load<T>(values, scores + j);
+    tops = values > tops ? values : tops;
+  }
+  T each[lane_count<T>];
+  store<T>(tops, each);
+  const T top = *std::max_element(each, each + lane_count<T>);
   Lanes<T> total{};
   for (Index j = 0; j < width; j += lane_count<T>) {
     Lanes<T> values;
     load<T>(values, scores + j);
+    const auto hidden = values == Lanes<T>{} + lowest;
     values -= top;
     exp_lanes(values);
-    if (j + lane_count < T >> visible)
-      for (Index lane = std::max<Index>(0, visible - j); lane < lane_count<T>; ++lane) values[lane] = T(0);
+    values = hidden ? Lanes<T>{} : values;
     total += values;
     store<T>(values, scores + j);
   }
-  const T sum = sum_lanes<T>(total);
-  const T inverse = T(1) / sum;
-  for (Index j = 0; j < width; ++j) scores[j] *= inverse;
-  return top + std::log(sum);
-}
-
-/// probabilities = exp(scores - log_sum_exp), zeros after `visible`.
-template <class T>
-void probabilities_row(T* scores, Index visible, Index width, T log_sum_exp) {
+  const T inverse = T(1) / sum_lanes<T>(total);
   for (Index j = 0; j < width; j += lane_count<T>) {
     Lanes<T> values;
     load<T>(values, scores + j);
-    values -= log_sum_exp;
-    exp_lanes(values);
-    if (j + lane_count < T >> visible)
-      for (Index lane = std::max<Index>(0, visible - j); lane < lane_count<T>; ++lane) values[lane] = T(0);
+    values *= inverse;
     store<T>(values, scores + j);
   }
+}
+
+/// From probabilities and their gradients to gradients of the scores: g ← p ∘ (g - Σ p g).
+template <class T>
+void softmax_row_backward(const T* probabilities, T* gradients, Index width) {
+  Lanes<T> total{};
+  const T* const inputs[2] = {probabilities, gradients};
+  T* const outputs[2] = {nullptr, gradients};
+  T* const nowhere[2] = {nullptr, nullptr};
+  for_lanes<T>(width, inputs, nowhere, [&](Lanes<T>(&v)[2], Index) { total += v[0] * v[1]; });
+  const T sum = sum_lanes<T>(total);
+  for_lanes<T>(width, inputs, outputs, [&](Lanes<T>(&v)[2], Index) { v[1] = v[0] * (v[1] - sum); });
 }
 
 template <int R, class T>
 void forward_queries(const AttentionShape& shape, const AttentionSpan& span, Index head, Index first, const T* q,
                      const T* kt, const T* v, const std::int32_t* positions, const std::int32_t* row_numbers, T* scores,
-                     T* out, MatrixView<T> log_sum_exp) {
+                     T* out) {
   const Index keys = span.key_end - span.key_begin;
   const Index width = padded<T>(keys);
   const Index dim = padded<T>(shape.head_dim);
@@ -182,7 +192,7 @@ void forward_queries(const AttentionShape& shape, const AttentionSpan& span, Ind
   for (int r = 0; r < R; ++r) {
     const Index i = first + r;
     T* row = scores + r * width;
-    log_sum_exp(span.query_begin + i, head) = softmax_row(row, visible_keys(shape, span, positions, i), width);
+    softmax_row(row, visible_keys(shape, span, positions, i), width);
     if (span.dropout)
       dropout_row(span.dropout, static_cast<std::uint32_t>(row_numbers[span.query_begin + i]),
                   static_cast<std::uint32_t>(head), keys, row, row);
@@ -192,9 +202,8 @@ void forward_queries(const AttentionShape& shape, const AttentionSpan& span, Ind
 
 template <int R, class T>
 void backward_queries(const AttentionShape& shape, const AttentionSpan& span, Index head, Index first, const T* q,
-                      const T* kt, const T* k, const T* vt, const T* d_out, const T* delta,
-                      const std::int32_t* positions, const std::int32_t* row_numbers, MatrixView<const T> log_sum_exp,
-                      T* p, T* dp, T* dq, T* dk, T* dv) {
+                      const T* kt, const T* k, const T* vt, const T* d_out, const std::int32_t* positions,
+                      const std::int32_t* row_numbers, T* p, T* dp, T* dq, T* dk, T* dv) {
   const Index keys = span.key_end - span.key_begin;
   const Index width = padded<T>(keys);
   const Index dim = padded<T>(shape.head_dim);
@@ -204,12 +213,11 @@ void backward_queries(const AttentionShape& shape, const AttentionSpan& span, In
     const Index i = first + r;
     T* probabilities = p + r * width;
     T* gradients = dp + r * width;
-    probabilities_row(probabilities, visible_keys(shape, span, positions, i), width,
-                      log_sum_exp(span.query_begin + i, head));
+    softmax_row(probabilities, visible_keys(shape, span, positions, i), width);
     const auto row_number = static_cast<std::uint32_t>(span.dropout ? row_numbers[span.query_begin + i] : 0);
     if (span.dropout)
       dropout_row(span.dropout, row_number, static_cast<std::uint32_t>(head), keys, gradients, gradients);
-    for (Index j = 0; j < width; ++j) gradients[j] = probabilities[j] * (gradients[j] - delta[i]);
+    softmax_row_backward(probabilities, gradients, width);
     if (span.dropout)
       dropout_row(span.dropout, row_number, static_cast<std::uint32_t>(head), keys, probabilities, probabilities);
   }
@@ -221,12 +229,12 @@ void backward_queries(const AttentionShape& shape, const AttentionSpan& span, In
 }  // namespace attention_detail
 
 /// out = attention(q, k, v). q and out are (queries, heads · head_dim), k and v are (rows, kv_heads · head_dim),
-/// log_sum_exp is (queries, heads) and is kept for backward. `positions` (one per query) is null when queries are all
+/// `positions` (one per query) is null when queries are all
 /// rows in order.
 template <class T>
 void attention_forward(const AttentionShape& shape, std::span<const AttentionSpan> spans, MatrixView<const T> q,
                        MatrixView<const T> k, MatrixView<const T> v, const std::int32_t* positions,
-                       const std::int32_t* row_numbers, MatrixView<T> out, MatrixView<T> log_sum_exp, Arena<T>& arena) {
+                       const std::int32_t* row_numbers, MatrixView<T> out, Arena<T>& arena) {
   using namespace attention_detail;
   const Index group = shape.heads / shape.kv_heads;
   const Index dim = padded<T>(shape.head_dim);
@@ -247,11 +255,10 @@ void attention_forward(const AttentionShape& shape, std::span<const AttentionSpa
                     static_cast<T>(shape.scale), q_head);
         Index i = 0;
         for (; i + query_block <= queries; i += query_block)
-          forward_queries<query_block>(shape, span, head, i, q_head, kt, values, positions, row_numbers, scores, result,
-                                       log_sum_exp);
+          forward_queries<query_block>(shape, span, head, i, q_head, kt, values, positions, row_numbers, scores,
+                                       result);
         for (; i < queries; ++i)
-          forward_queries<1>(shape, span, head, i, q_head, kt, values, positions, row_numbers, scores, result,
-                             log_sum_exp);
+          forward_queries<1>(shape, span, head, i, q_head, kt, values, positions, row_numbers, scores, result);
         scatter_head(result, span.query_begin, span.query_end, head * shape.head_dim, shape.head_dim, T(1), false, out);
       }
     }
@@ -262,9 +269,8 @@ void attention_forward(const AttentionShape& shape, std::span<const AttentionSpa
 template <class T>
 void attention_backward(const AttentionShape& shape, std::span<const AttentionSpan> spans, MatrixView<const T> q,
                         MatrixView<const T> k, MatrixView<const T> v, const std::int32_t* positions,
-                        const std::int32_t* row_numbers, MatrixView<const T> out, MatrixView<const T> log_sum_exp,
-                        MatrixView<const T> d_out, MatrixView<T> dq, MatrixView<T> dk, MatrixView<T> dv,
-                        Arena<T>& arena) {
+                        const std::int32_t* row_numbers, MatrixView<const T> d_out, MatrixView<T> dq, MatrixView<T> dk,
+                        MatrixView<T> dv, Arena<T>& arena) {
   using namespace attention_detail;
   const Index group = shape.heads / shape.kv_heads;
   const Index dim = padded<T>(shape.head_dim);
@@ -280,7 +286,6 @@ void attention_backward(const AttentionShape& shape, std::span<const AttentionSp
     T* dq_head = arena.take(queries * dim);
     T* dk_head = arena.take(keys * dim);
     T* dv_head = arena.take(keys * dim);
-    T* delta = arena.take(queries);
     T* p = arena.take(query_block * padded<T>(keys));
     T* dp = arena.take(query_block * padded<T>(keys));
     for (Index kv = 0; kv < shape.kv_heads; ++kv) {
@@ -293,19 +298,13 @@ void attention_backward(const AttentionShape& shape, std::span<const AttentionSp
         const Index column = head * shape.head_dim;
         gather_head(q, span.query_begin, span.query_end, column, shape.head_dim, static_cast<T>(shape.scale), q_head);
         gather_head(d_out, span.query_begin, span.query_end, column, shape.head_dim, T(1), d_out_head);
-        for (Index i = 0; i < queries; ++i) {
-          const T* o = out.row(span.query_begin + i) + column;
-          T sum = T(0);
-          for (Index d = 0; d < shape.head_dim; ++d) sum += o[d] * d_out_head[i * dim + d];
-          delta[i] = sum;
-        }
         Index i = 0;
         for (; i + query_block <= queries; i += query_block)
-          backward_queries<query_block>(shape, span, head, i, q_head, kt, k_head, vt, d_out_head, delta, positions,
-                                        row_numbers, log_sum_exp, p, dp, dq_head, dk_head, dv_head);
+          backward_queries<query_block>(shape, span, head, i, q_head, kt, k_head, vt, d_out_head, positions,
+                                        row_numbers, p, dp, dq_head, dk_head, dv_head);
         for (; i < queries; ++i)
-          backward_queries<1>(shape, span, head, i, q_head, kt, k_head, vt, d_out_head, delta, positions, row_numbers,
-                              log_sum_exp, p, dp, dq_head, dk_head, dv_head);
+          backward_queries<1>(shape, span, head, i, q_head, kt, k_head, vt, d_out_head, positions, row_numbers, p, dp,
+                              dq_head, dk_head, dv_head);
         scatter_head(dq_head, span.query_begin, span.query_end, column, shape.head_dim, static_cast<T>(shape.scale),
                      false, dq);
       }

@@ -4,9 +4,11 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "fedlora/core/shape.hpp"
 
@@ -17,8 +19,18 @@ template <class T>
 inline constexpr Index lane_count = 64 / static_cast<Index>(sizeof(T));
 
 template <class T>
-struct LanesOf {
-  typedef T type __attribute__((vector_size(64)));
+struct LanesOf;
+
+// Spelled out for each scalar: g++ loses attributes of vector types that depend on a template parameter.
+template <>
+struct LanesOf<float> {
+  typedef float type __attribute__((vector_size(64)));
+  typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
+};
+template <>
+struct LanesOf<double> {
+  typedef double type __attribute__((vector_size(64)));
+  typedef double unaligned __attribute__((vector_size(64), aligned(8), may_alias));
 };
 
 /// 16 floats or 8 doubles.
@@ -27,12 +39,12 @@ using Lanes = typename LanesOf<T>::type;
 
 template <class T>
 [[gnu::always_inline]] inline void load(Lanes<T>& lanes, const T* from) {
-  std::memcpy(&lanes, from, sizeof lanes);
+  lanes = *reinterpret_cast<const typename LanesOf<T>::unaligned*>(from);
 }
 
 template <class T>
 [[gnu::always_inline]] inline void store(const Lanes<T>& lanes, T* to) {
-  std::memcpy(to, &lanes, sizeof lanes);
+  *reinterpret_cast<typename LanesOf<T>::unaligned*>(to) = lanes;
 }
 
 /// The sum of the lanes, pairwise, so that its order is fixed.
@@ -99,32 +111,35 @@ template <class T>
     cdf[lane] = 0.5 * std::erfc(-x[lane] * 0.70710678118654752440);
 }
 
-/// Calls `body(offset, load, store)`-style kernels over a row: whole vectors first, then one padded vector for the
-/// tail. `body(Lanes& values…)` sees the inputs in `inputs` and leaves results in them; `outputs` say where each goes
-/// (nullptr: nowhere).
+/// Runs `body(values, offset)` over a row: whole vectors first, then one padded with zeros for the tail. `values[i]`
+/// comes from `inputs[i]` and goes to `outputs[i]`, where these are not null.
 template <class T, int Count, class Body>
 [[gnu::always_inline]] inline void for_lanes(Index size, const T* const (&inputs)[Count], T* const (&outputs)[Count],
                                              Body&& body) {
   constexpr Index width = lane_count<T>;
-  Index offset = 0;
-  Lanes<T> values[Count];
-  for (; offset + width <= size; offset += width) {
-    for (int i = 0; i < Count; ++i)
-      if (inputs[i] != nullptr) load<T>(values[i], inputs[i] + offset);
-    body(values, offset);
-    for (int i = 0; i < Count; ++i)
-      if (outputs[i] != nullptr) store<T>(values[i], outputs[i] + offset);
-  }
-  if (offset < size) {
-    const auto bytes = static_cast<std::size_t>(size - offset) * sizeof(T);
-    for (int i = 0; i < Count; ++i) {
-      values[i] = Lanes<T>{};
-      if (inputs[i] != nullptr) std::memcpy(&values[i], inputs[i] + offset, bytes);
+  const auto each = [&]<std::size_t... I>(std::index_sequence<I...>) {  // written out, so that values stay in registers
+    Index offset = 0;
+    for (; offset + width <= size; offset += width) {
+      Lanes<T> values[Count];
+      ((inputs[I] != nullptr ? load<T>(values[I], inputs[I] + offset) : void()), ...);
+      body(values, offset);
+      ((outputs[I] != nullptr ? store<T>(values[I], outputs[I] + offset) : void()), ...);
     }
-    body(values, offset);
+    if (offset == size) return;
+    Lanes<T> values[Count] = {};
+    const Index rest = size - offset;
+    T tail[Count][width] = {};
     for (int i = 0; i < Count; ++i)
-      if (outputs[i] != nullptr) std::memcpy(outputs[i] + offset, &values[i], bytes);
-  }
+      if (inputs[i] != nullptr)
+        for (Index j = 0; j < rest; ++j) tail[i][j] = inputs[i][offset + j];
+    (load<T>(values[I], tail[I]), ...);
+    body(values, offset);
+    (store<T>(values[I], tail[I]), ...);
+    for (int i = 0; i < Count; ++i)
+      if (outputs[i] != nullptr)
+        for (Index j = 0; j < rest; ++j) outputs[i][offset + j] = tail[i][j];
+  };
+  each(std::make_index_sequence<Count>{});
 }
 
 }  // namespace fedlora::cpu
