@@ -28,7 +28,7 @@ SHAPE = dict(vocab_size=96, hidden_size=32, num_attention_heads=4, intermediate_
 FAMILIES = {
     "bert": dict(
         config=transformers.BertConfig(
-            **SHAPE, num_hidden_layers=2, type_vocab_size=2, initializer_range=0.2, pad_token_id=0),
+            **SHAPE, num_hidden_layers=2, type_vocab_size=2, initializer_range=0.1, pad_token_id=0),
         save_as=transformers.BertModel,  # no prefix, with the pooler
         first_id=1, types=True,
         query_value=["query", "value"],
@@ -41,7 +41,7 @@ FAMILIES = {
     "distilbert": dict(
         config=transformers.DistilBertConfig(
             vocab_size=96, dim=32, n_heads=4, hidden_dim=48, n_layers=3, max_position_embeddings=24,
-            initializer_range=0.2, pad_token_id=0),
+            initializer_range=0.1, pad_token_id=0),
         save_as=transformers.DistilBertModel,  # no prefix
         first_id=1, types=False,
         query_value=["q_lin", "v_lin"],
@@ -57,7 +57,7 @@ FAMILIES = {
     ),
     "roberta": dict(
         config=transformers.RobertaConfig(
-            **SHAPE, num_hidden_layers=2, type_vocab_size=1, initializer_range=0.2, pad_token_id=1, bos_token_id=0,
+            **SHAPE, num_hidden_layers=2, type_vocab_size=1, initializer_range=0.1, pad_token_id=1, bos_token_id=0,
             eos_token_id=2, layer_norm_eps=1e-5),
         save_as=transformers.RobertaForMaskedLM,  # prefix "roberta.", and an lm_head that a classifier does not use
         first_id=2, types=False,
@@ -69,7 +69,7 @@ FAMILIES = {
     ),
     "llama": dict(
         config=transformers.LlamaConfig(
-            **SHAPE, num_hidden_layers=2, num_key_value_heads=2, initializer_range=0.2, pad_token_id=0, bos_token_id=1,
+            **SHAPE, num_hidden_layers=2, num_key_value_heads=2, initializer_range=0.1, pad_token_id=0, bos_token_id=1,
             eos_token_id=2, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 500.0},
             tie_word_embeddings=False),
         save_as=transformers.LlamaForCausalLM,  # prefix "model.", and an untied lm_head
@@ -89,11 +89,11 @@ def randomise(model, generator):
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if name.endswith("bias"):
-                parameter.copy_(0.2 * noise)
+                parameter.copy_(0.1 * noise)
             elif "norm" in name.lower():
                 parameter.copy_(1.0 + 0.3 * noise)
             else:
-                parameter.copy_(0.2 * noise)
+                parameter.copy_(0.1 * noise)
 
 
 def write_json(path, value):
@@ -114,7 +114,7 @@ def load(cls, directory, seed, **options):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.split(".")[0] in ("classifier", "pre_classifier", "score"):
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model.double().eval()
 
 
@@ -133,7 +133,7 @@ def with_adapter(model, config, seed):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_" in name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
 
 
