@@ -81,6 +81,23 @@ TEST_CASE_TEMPLATE("updates have the same bits on 1, 2, 3 and 4 threads", T, flo
   }
 }
 
+TEST_CASE_TEMPLATE("threads without a client share micro-batches, and leave no trace in the bits", T, float, double) {
+  const SoftmaxRegression<T> model({.dropout = 0.2});
+  const auto clients = make_clients(model, toy_dataset(200), toy_partition(200, 2), AdamW{.lr = 0.05});
+  const auto global = model.initial_adapter(1);
+  SoftmaxRegression<T>::unscoped_calls = 0;
+  for (const Index count : {1, 2}) {
+    const auto cohort = sample_uniform(clients, {.count = count, .seed = 3, .round = 2});
+    LocalPlan plan{.epochs = 2, .batch_size = 16, .accumulation = 4, .threads = 1};
+    const auto reference = train(cohort, global, plan);
+    for (const int threads : {2, 3, 4, 7, 16}) {
+      plan.threads = threads;
+      CHECK(same_bits(train(cohort, global, plan), reference));
+    }
+  }
+  CHECK(SoftmaxRegression<T>::unscoped_calls == 0);
+}
+
 TEST_CASE("updates do not depend on which other clients take part, nor on the order in which clients are registered") {
   const SoftmaxRegression<float> model({.dropout = 0.2});
   auto clients = make_clients(model, toy_dataset(120), toy_partition(120, 6), AdamW{.lr = 0.05});

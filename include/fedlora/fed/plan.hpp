@@ -31,8 +31,9 @@ struct LocalPlan {
   Index epochs = 1;
   Index steps = 0;       ///< optimizer steps instead of epochs, when positive; examples are reshuffled every time round
   Index batch_size = 8;  ///< examples per optimizer step
-  Index accumulation =
-      1;  ///< micro-batches that a step is split into, to save memory; the gradient is the whole step's mean
+  /// Micro-batches that a step is split into, to save memory, or to share a step among threads when there are more of
+  /// them than clients. The gradient is the whole step's mean.
+  Index accumulation = 1;
   double clip_norm = 0;  ///< global gradient norm to clip at; 0: no clipping
   Schedule schedule = {};
   ScheduleOver schedule_over = ScheduleOver::rounds;

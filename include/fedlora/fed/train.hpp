@@ -106,13 +106,65 @@ inline std::string place_of(Index round, Index client) {
   }
 }
 
-/// One client's local training on the calling thread.
+/// What one worker computes in; it goes from client to client.
+template <class Model>
+struct WorkerMemory {
+  using T = typename Model::Scalar;
+
+  const Model* model = nullptr;
+  std::vector<std::unique_ptr<typename Model::Workspace>> workspaces;  ///< one per thread that works on a client's step
+  std::vector<T> gradient;
+  std::vector<std::vector<T>> parts;  ///< gradients of micro-batches
+
+  void serve(const Model& next, int threads) {
+    if (model != &next) workspaces.clear();
+    model = &next;
+    workspaces.resize(static_cast<std::size_t>(threads));
+    gradient.resize(static_cast<std::size_t>(next.layout()->size));
+  }
+};
+
+/// The gradient of weight · Σ loss over a step's micro-batches, left in `memory.gradient`; returns Σ loss. Each of
+/// several micro-batches has a gradient of its own and these are added in order, so that threads may share them.
+template <class C>
+double step_gradient(const C& client, const StepExamples& micros, std::span<const typename C::Scalar> parameters,
+                     double weight, const StepAddress& step, int threads, WorkerMemory<typename C::ModelType>& memory) {
+  using T = typename C::Scalar;
+  const auto pass = [&](int worker, std::size_t micro, std::span<T> gradient) {
+    auto& workspace = memory.workspaces[static_cast<std::size_t>(worker)];
+    if (!workspace)  // made by the thread that uses it
+      workspace = std::make_unique<typename C::ModelType::Workspace>(client.model->backend());
+    StepAddress address = step;
+    address.micro = static_cast<Index>(micro);
+    return client.model->accumulate_gradient(*workspace, *client.data, micros[micro], parameters, gradient, weight,
+                                             address);
+  };
+  std::vector<T>& total = memory.gradient;
+  std::fill(total.begin(), total.end(), T(0));
+  if (micros.size() == 1) return pass(0, 0, total);
+
+  const std::size_t together = threads > 1 ? micros.size() : 1;  // gradients that exist at the same time
+  memory.parts.resize(std::max(memory.parts.size(), together));
+  std::vector<double> losses(micros.size());
+  for (std::size_t begin = 0; begin < micros.size(); begin += together) {
+    parallel_for(together, threads, [&](int worker, std::size_t i) {
+      [[maybe_unused]] const WorkerScope<typename C::ModelType::Backend> scope{};
+      memory.parts[i].assign(total.size(), T(0));
+      losses[begin + i] = pass(worker, begin + i, memory.parts[i]);
+    });
+    for (std::size_t part = 0; part < together; ++part)
+      for (std::size_t i = 0; i < total.size(); ++i) total[i] += memory.parts[part][i];
+  }
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
+/// One client's local training on the calling thread, and on helpers where a step has micro-batches to share.
 template <class C, class Observe>
 Update<typename C::Scalar> train_client(const C& client, const Adapter<typename C::Scalar>& received,
-                                        std::uint64_t seed, Index round, const LocalPlan& plan,
-                                        typename C::ModelType::Workspace& workspace,
+                                        std::uint64_t seed, Index round, const LocalPlan& plan, int threads,
+                                        WorkerMemory<typename C::ModelType>& memory,
                                         typename C::OptimizerType::template State<typename C::Scalar>& state,
-                                        std::vector<typename C::Scalar>& gradient, Observe&& before_step) {
+                                        Observe&& before_step) {
   using T = typename C::Scalar;
   const auto started = std::chrono::steady_clock::now();
   const auto& model = *client.model;
@@ -120,7 +172,8 @@ Update<typename C::Scalar> train_client(const C& client, const Adapter<typename 
   Adapter<T> adapter = received;
   const std::span<T> parameters = adapter.values();
   const std::span<const T> start = received.values();
-  gradient.resize(parameters.size());
+  memory.serve(model, threads);
+  const std::span<T> gradient = memory.gradient;
 
   const auto steps = batch_plan(client.examples, client.id, seed, round, plan);
   const auto total = static_cast<Index>(steps.size());
@@ -137,18 +190,14 @@ Update<typename C::Scalar> train_client(const C& client, const Adapter<typename 
     for (const auto& micro : micros) count += model.loss_count(data, micro);
     if (count == 0) continue;  // sequences of one token: nothing to predict, nothing to learn
     const double weight = 1.0 / static_cast<double>(count);
-    std::fill(gradient.begin(), gradient.end(), T(0));
-    double loss = 0;
-    for (std::size_t micro = 0; micro < micros.size(); ++micro)
-      loss += model.accumulate_gradient(workspace, data, micros[micro], std::as_const(adapter).values(), gradient,
-                                        weight, StepAddress{seed, round, client.id, step, static_cast<Index>(micro)});
+    const double loss = step_gradient(client, micros, std::as_const(adapter).values(), weight,
+                                      StepAddress{seed, round, client.id, step, 0}, threads, memory);
     if (!std::isfinite(loss)) diverged("a finite loss", std::to_string(loss));
     if (plan.mu > 0)
       for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] += mu * (parameters[i] - start[i]);
-    if (!all_finite(std::span<const T>(gradient))) diverged("a finite gradient", "infinite or not a number");
-    if (plan.clip_norm > 0) clip_global_norm(std::span<T>(gradient), plan.clip_norm);
-    client.optimizer.step(state, parameters, std::span<const T>(gradient),
-                          client.optimizer.lr * plan.rate_factor(round, step, total));
+    if (!all_finite(gradient)) diverged("a finite gradient", "infinite or not a number");
+    if (plan.clip_norm > 0) clip_global_norm(gradient, plan.clip_norm);
+    client.optimizer.step(state, parameters, gradient, client.optimizer.lr * plan.rate_factor(round, step, total));
     if (!all_finite(std::as_const(adapter).values())) diverged("finite parameters", "infinite or not a number");
     loss_sum += loss;
     metrics.loss_count += count;
@@ -208,12 +257,10 @@ std::vector<Update<typename C::Scalar>> train(const Cohort<C>& cohort, const Bro
     return local_steps(cohort.clients[a]->num_examples(), plan) > local_steps(cohort.clients[b]->num_examples(), plan);
   });
 
-  struct Worker {
-    std::optional<typename Model::Workspace> workspace;
-    const Model* model = nullptr;
-    std::vector<T> gradient;
-  };
-  std::vector<Worker> workers(std::min(count, static_cast<std::size_t>(worker_count(plan.threads))));
+  // One client per thread; threads that are left over when clients are few share the micro-batches of their steps.
+  const std::size_t threads = static_cast<std::size_t>(worker_count(plan.threads));
+  const int per_client = static_cast<int>(std::max<std::size_t>(1, threads / std::max<std::size_t>(1, count)));
+  std::vector<detail::WorkerMemory<Model>> workers(std::min(count, threads));
   std::vector<std::optional<Update<T>>> updates(count);
   std::vector<State> states(plan.keep_optimizer_state ? count : 0);
   std::mutex mutex;
@@ -222,11 +269,6 @@ std::vector<Update<typename C::Scalar>> train(const Cohort<C>& cohort, const Bro
     const C& client = *cohort.clients[k];
     try {
       [[maybe_unused]] const detail::WorkerScope<typename Model::Backend> scope{};
-      Worker& worker = workers[static_cast<std::size_t>(number)];
-      if (worker.model != client.model) {  // made by the thread that uses it; kept from client to client
-        worker.workspace.emplace(client.model->backend());
-        worker.model = client.model;
-      }
       State state;
       if (plan.keep_optimizer_state)
         if (const ClientEntry<T>* entry = hooks.store->find(client.id))
@@ -240,8 +282,8 @@ std::vector<Update<typename C::Scalar>> train(const Cohort<C>& cohort, const Bro
         ++progress.steps_done;
         hooks.on_step(progress);
       };
-      Update<T> update = detail::train_client(client, broadcast(client.id), cohort.seed, cohort.round, plan,
-                                              *worker.workspace, state, worker.gradient, [&] {
+      Update<T> update = detail::train_client(client, broadcast(client.id), cohort.seed, cohort.round, plan, per_client,
+                                              workers[static_cast<std::size_t>(number)], state, [&] {
                                                 if (!std::exchange(first, false)) tell_step();
                                                 if (hooks.cancelled && hooks.cancelled()) throw Cancelled();
                                               });
