@@ -331,7 +331,7 @@ inline std::variant<WordPiece, Bpe> read_model(const JsonNode& node, bool has_pr
     options.unknown = node.get_or<std::string>("unk_token", "[UNK]");
     options.continuation_prefix = node.get_or<std::string>("continuing_subword_prefix", "##");
     options.max_characters = node.get_or<std::uint32_t>("max_input_chars_per_word", 100);
-    options.where = where;
+    options.unknown_where = where + ".unk_token";
     return WordPiece(read_vocabulary(node.required("vocab")), std::move(options));
   }
   if (type == "BPE") {
@@ -343,7 +343,8 @@ inline std::variant<WordPiece, Bpe> read_model(const JsonNode& node, bool has_pr
     options.byte_fallback = node.get_or("byte_fallback", false);
     options.ignore_merges = node.get_or("ignore_merges", false);
     options.whole_words = has_pre_tokenizer;
-    options.where = where;
+    options.unknown_where = where + ".unk_token";
+    options.merges_where = where + ".merges";
     return Bpe(read_vocabulary(node.required("vocab")), read_merges(node.required("merges")), std::move(options));
   }
   fail<FormatError>(node.file + ", field " + node.path_of("type"), "WordPiece or BPE", in_quotes(type));
@@ -515,7 +516,7 @@ inline Tokenizer tokenizer_from_vocab_json(const Bytes& vocab_file, const Bytes&
   std::vector<AddedToken> tokens;
   std::vector<PostProcessor> post_processors;
   Bpe::Options options;
-  options.where = merges_file.name;
+  options.merges_where = merges_file.name + ", merges";
   if (is_roberta(config, files, vocabulary)) {
     AddedToken mask = config.token("mask_token", "<mask>");
     if (!config.root().child("mask_token") || config.root().child("mask_token")->value.is_string()) mask.lstrip = true;

@@ -66,14 +66,15 @@ class MergeTable {
 class Bpe {
  public:
   struct Options {
-    std::optional<std::string> unknown;
-    std::string continuation_prefix;  ///< before every character but a word's first
-    std::string end_suffix;           ///< after a word's last character
-    bool fuse_unknown = false;        ///< neighbouring unknown characters become one unknown token
-    bool byte_fallback = false;       ///< an unknown character becomes pieces <0x00> … <0xFF>
-    bool ignore_merges = false;       ///< a word that is a piece is that piece, merges or not
-    bool whole_words = true;          ///< remember which pieces a word can become in one step: worth it for short words
-    std::string where;                ///< the file and field of the model, for messages
+    std::optional<std::string> unknown = {};
+    std::string continuation_prefix = {};  ///< before every character but a word's first
+    std::string end_suffix = {};           ///< after a word's last character
+    bool fuse_unknown = false;             ///< neighbouring unknown characters become one unknown token
+    bool byte_fallback = false;            ///< an unknown character becomes pieces <0x00> … <0xFF>
+    bool ignore_merges = false;            ///< a word that is a piece is that piece, merges or not
+    bool whole_words = true;         ///< remember which pieces a word can become in one step: worth it for short words
+    std::string unknown_where = {};  ///< where the unknown token is named, for messages
+    std::string merges_where = {};   ///< where the merges are
   };
   using Merges = std::vector<std::pair<std::string, std::string>>;  ///< by rank
 
@@ -88,7 +89,7 @@ class Bpe {
       const auto known = [&](std::string_view piece) {
         const std::int32_t id = vocabulary_.find(piece);
         if (id < 0) {
-          fail<FormatError>(options_.where + ".merges[" + std::to_string(rank) + "]", "pieces of the vocabulary",
+          fail<FormatError>(options_.merges_where + "[" + std::to_string(rank) + "]", "pieces of the vocabulary",
                             "\"" + std::string(piece) + "\"");
         }
         return id;
@@ -214,7 +215,7 @@ class Bpe {
       if (!options_.unknown) continue;
       if (unknown_ < 0) {
         if (!strict) continue;
-        fail<FormatError>(options_.where + ".unk_token", "a piece of the vocabulary", "\"" + *options_.unknown + "\"");
+        fail<FormatError>(options_.unknown_where, "a piece of the vocabulary", "\"" + *options_.unknown + "\"");
       }
       if (!options_.fuse_unknown) flush();
       unknown_bytes += i - begin;

@@ -23,7 +23,7 @@ class WordPiece {
     std::string unknown = "[UNK]";
     std::string continuation_prefix = "##";
     std::size_t max_characters = 100;  ///< a longer word is unknown
-    std::string where;                 ///< the file and field of the model, for messages
+    std::string unknown_where = {};    ///< where the unknown token is named, for messages
   };
 
   WordPiece(Vocabulary vocabulary, Options options)
@@ -73,7 +73,7 @@ class WordPiece {
  private:
   void unknown(std::size_t before, std::vector<std::int32_t>& ids) const {
     if (unknown_ < 0)
-      fail<FormatError>(options_.where + ".unk_token", "a piece of the vocabulary", "\"" + options_.unknown + "\"");
+      fail<FormatError>(options_.unknown_where, "a piece of the vocabulary", "\"" + options_.unknown + "\"");
     ids.resize(before);
     ids.push_back(unknown_);
   }

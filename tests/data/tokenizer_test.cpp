@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+// The algorithms of tokenizers: UTF-8, character classes, patterns, WordPiece, byte-pair encoding, added tokens,
+// lengths of pairs.
+#include "fedlora/data/tokenizer.hpp"
+
+#include <doctest/doctest.h>
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace fedlora;
+using detail::Pattern;
+using Ids = std::vector<std::int32_t>;
+using Strings = std::vector<std::string>;
+
+Strings parts_of(const Pattern& pattern, std::string_view text) {
+  Strings out;
+  for (const auto& part : pattern.find(text)) out.emplace_back(text.substr(part.begin, part.end - part.begin));
+  return out;
+}
+
+Strings words_of(const detail::PreTokenizer& pre_tokenizer, std::string text) {
+  detail::PieceText pieces{text, {{0, text.size(), -1, true}}};
+  detail::pre_tokenize(pre_tokenizer, pieces);
+  Strings out;
+  for (const auto& piece : pieces.pieces) out.emplace_back(pieces.view(piece));
+  return out;
+}
+
+std::string normalized(const detail::Normalizer& normalizer, std::string text) {
+  bool starts = true;
+  detail::normalize(normalizer, text, starts);
+  return text;
+}
+
+detail::Vocabulary numbered(const Strings& pieces) {
+  std::vector<std::pair<std::string, std::int32_t>> out;
+  for (std::size_t i = 0; i < pieces.size(); ++i) out.emplace_back(pieces[i], static_cast<std::int32_t>(i));
+  return {out, "vocabulary"};
+}
+
+TokenizerParts parts_with(std::variant<detail::WordPiece, detail::Bpe> model) {
+  return {{}, {}, std::move(model), {}, {}, std::nullopt, "test"};
+}
+
+}  // namespace
+
+TEST_CASE("The first byte that is not UTF-8 is found") {
+  using detail::first_invalid_utf8;
+  CHECK(first_invalid_utf8("") == std::string_view::npos);
+  CHECK(first_invalid_utf8("plain, é, 中, 😀, \U0010FFFF and more") == std::string_view::npos);
+  const std::pair<std::string, std::size_t> wrong[] = {{"abc\xff", 3},
+                                                       {"0123456789\x80", 10},   // a continuation byte alone
+                                                       {"\xc0\x80", 0},          // overlong
+                                                       {"a\xe0\x9f\xbf", 1},     // overlong
+                                                       {"ab\xed\xa0\x80", 2},    // a surrogate
+                                                       {"\xf4\x90\x80\x80", 0},  // beyond U+10FFFF
+                                                       {"é\xe4\xb8", 2},         // cut short
+                                                       {"\xf0\x9f\x98", 0}};
+  for (const auto& [text, offset] : wrong) CHECK(first_invalid_utf8(text) == offset);
+}
+
+TEST_CASE("Broken UTF-8 is repaired part by part") {
+  CHECK(detail::repaired_utf8("a\xffz") == "a\uFFFDz");
+  CHECK(detail::repaired_utf8("\xf0\x9f\x98") == "\uFFFD");
+  CHECK(detail::repaired_utf8("\xe4\xb8z\xe4") == "\uFFFDz\uFFFD");
+  CHECK(detail::repaired_utf8("\xe0\x80\x80") == "\uFFFD\uFFFD\uFFFD");
+  CHECK(detail::repaired_utf8("\xed\xa0\x80") == "\uFFFD\uFFFD\uFFFD");
+  CHECK(detail::repaired_utf8("é") == "é");
+}
+
+TEST_CASE("GPT-2's words") {
+  const auto gpt2 = Pattern::regex(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)");
+  REQUIRE(gpt2);
+  CHECK(parts_of(*gpt2, "it's we'LL  know 12a?!  ") ==
+        Strings{"it", "'s", " we", "'", "LL", " ", " know", " 12", "a", "?!", "  "});
+  CHECK(parts_of(*gpt2, "\n\nx\t y") == Strings{"\n", "\n", "x", "\t", " y"});
+  CHECK(parts_of(*gpt2, "").empty());
+}
+
+TEST_CASE("Llama 3's and Qwen 2's words") {
+  const std::string head = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|)";
+  const std::string tail = R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+  const auto llama = Pattern::regex(head + R"(\p{N}{1,3})" + tail), qwen = Pattern::regex(head + R"(\p{N})" + tail);
+  REQUIRE(llama);
+  REQUIRE(qwen);
+  CHECK(parts_of(*llama, "I'LL (see 12345!!\n\n  ok \n x") ==
+        Strings{"I", "'LL", " (", "see", " ", "123", "45", "!!\n\n", " ", " ok", " \n", " x"});
+  CHECK(parts_of(*qwen, "a12 3") == Strings{"a", "1", "2", " ", "3"});
+  CHECK_FALSE(Pattern::regex(head + R"(\p{N}{1,4})" + tail));
+}
+
+TEST_CASE("Simple expressions are understood, all others refused") {
+  CHECK(Pattern::regex(R"(\s+)")->replace("a \t b", "_") == "a_b");
+  CHECK(Pattern::regex(" {2,}")->replace("a b  c    d", "-") == "a b-c-d");
+  CHECK(Pattern::regex(R"(\p{N}{1,3})")->replace("1234 x", "#") == "## x");
+  CHECK(Pattern::regex(R"(\.\.)")->replace("a...b", "") == "a.b");
+  CHECK(Pattern::regex("``")->replace("``q``", "\"") == "\"q\"");
+  CHECK(Pattern::literal("aa").replace("aaaaa", "b") == "bba");
+  for (const char* expression :
+       {"",       "a|b", "[ab]",   "(a)",  "a*",       "^a",    "a$",  "a.b",      R"(\w+)", R"(\1)",
+        R"(\pL)", "a{2", "a{3,2}", "a{0}", "a{99999}", R"(a\)", "ab+", R"(\s\s+)", "+",      "{2}"})
+    CHECK_MESSAGE(!Pattern::regex(expression), expression);
+}
+
+TEST_CASE("BERT's normalisation") {
+  const detail::BertNormalizer uncased{}, cased{true, true, false, false};
+  CHECK(normalized(uncased, "H\u00e9llo\tW\u00d6RLD\x01\u200b!") == "hello world!");
+  CHECK(normalized(cased, "Héllo\tWorld") == "Héllo World");
+  CHECK(normalized(uncased, "a中b") == "a 中 b");
+  CHECK(normalized(uncased, "İ") == "i");
+  CHECK(normalized(detail::LowercaseNormalizer{}, "İΣ") == "i\u0307σ");
+  CHECK(normalized(detail::StripNormalizer{}, " \u3000 a b\n") == "a b");
+  CHECK(normalized(detail::StripNormalizer{true, false}, "   ") == "");
+  CHECK(normalized(detail::UnicodeForm{true, true}, "ﬁ e\u0301\u0327 ½") == "fi \u0229\u0301 1\u20442");
+  CHECK(normalized(detail::UnicodeForm{false, false}, "가é") == "\u1100\u1161e\u0301");
+}
+
+TEST_CASE("Pre-tokenizers cut at the right places") {
+  CHECK(words_of(detail::BertPreTokenizer{}, " hey, you—there! ") == Strings{"hey", ",", "you", "—", "there", "!"});
+  CHECK(words_of(detail::WhitespacePreTokenizer{}, "a_1!? b") == Strings{"a_1", "!?", "b"});
+  CHECK(words_of(detail::DigitsSplit{true}, "ab12c") == Strings{"ab", "1", "2", "c"});
+  CHECK(words_of(detail::DigitsSplit{false}, "ab12c") == Strings{"ab", "12", "c"});
+  CHECK(words_of(detail::MetaspacePreTokenizer{}, "a  b") == Strings{"▁a", "▁", "▁b"});
+  CHECK(words_of(detail::MetaspacePreTokenizer{"_", detail::PrependScheme::never, true}, "a b_c") ==
+        Strings{"a", "_b", "_c"});
+  CHECK(words_of(detail::ByteLevelPreTokenizer{true, true}, "é\n") == Strings{"ĠÃ©", "Ċ"});
+  const auto split = [](detail::SplitBehavior behavior) {
+    return words_of(detail::PatternSplit{Pattern::literal("-"), behavior, false}, "The-final--countdown");
+  };
+  using enum detail::SplitBehavior;
+  CHECK(split(removed) == Strings{"The", "final", "countdown"});
+  CHECK(split(isolated) == Strings{"The", "-", "final", "-", "-", "countdown"});
+  CHECK(split(merged_with_previous) == Strings{"The-", "final-", "-", "countdown"});
+  CHECK(split(merged_with_next) == Strings{"The", "-final", "-", "-countdown"});
+  CHECK(split(contiguous) == Strings{"The", "-", "final", "--", "countdown"});
+}
+
+TEST_CASE("WordPiece takes the longest beginning") {
+  const Tokenizer tokenizer(
+      parts_with(detail::WordPiece(numbered({"[UNK]", "un", "##aff", "##able", "##a", "una"}), {})));
+  CHECK(tokenizer.encode("unaffable").ids == Ids{0});  // una, then nothing that begins with ff
+  CHECK(tokenizer.encode("unable").ids == Ids{0});
+  CHECK(tokenizer.encode("unaaff").ids == Ids{5, 2});
+  CHECK(tokenizer.encode("una").ids == Ids{5});
+  CHECK(tokenizer.encode("").ids.empty());
+  CHECK(tokenizer.encode("un" + std::string(98, 'a')).ids.size() ==
+        98);  // una and 97 times ##a: exactly 100 characters
+  CHECK(tokenizer.encode("un" + std::string(99, 'a')).ids == Ids{0});
+}
+
+TEST_CASE("Byte-pair encoding merges by rank, then from the left") {
+  const detail::Bpe model(numbered({"a", "b", "c", "ab", "bc", "abc", "aa"}),
+                          {{"b", "c"}, {"a", "b"}, {"a", "bc"}, {"a", "a"}}, {});
+  const Tokenizer tokenizer(parts_with(model));
+  CHECK(tokenizer.encode("abc").ids == Ids{5});
+  CHECK(tokenizer.encode("ab").ids == Ids{3});
+  CHECK(tokenizer.encode("aaa").ids == Ids{6, 0});
+  CHECK(tokenizer.encode("axb").ids == Ids{3});  // nothing stands for x, so its neighbours meet
+  CHECK_THROWS_AS(detail::Bpe(numbered({"a"}), {{"a", "z"}}, {}), FormatError);
+}
+
+TEST_CASE("Unknown characters: bytes, one token, one each") {
+  Strings pieces = {"<unk>", "a"};
+  detail::Bpe::Options options{.unknown = "<unk>"};
+  const auto encode = [&](const char* text) {
+    return Tokenizer(parts_with(detail::Bpe(numbered(pieces), {}, options))).encode(text).ids;
+  };
+  CHECK(encode("axya") == Ids{1, 0, 0, 1});
+  options.fuse_unknown = true;
+  CHECK(encode("axya") == Ids{1, 0, 1});
+  options.byte_fallback = true;
+  CHECK(encode("aéa") == Ids{1, 0, 1});  // no byte pieces yet
+  pieces.insert(pieces.end(), {"<0xC3>", "<0xA9>"});
+  CHECK(encode("aéa") == Ids{1, 2, 3, 1});
+  options.unknown = "missing";
+  CHECK(encode("aé") == Ids{1, 2, 3});
+  CHECK_THROWS_AS(encode("ab"), FormatError);
+}
+
+TEST_CASE("A word of a million characters takes seconds at most") {
+  Strings pieces = {"a", "b"};
+  detail::Bpe::Merges merges;
+  for (std::size_t length = 1; length <= 512; length *= 2) {
+    merges.emplace_back(std::string(length, 'a'), std::string(length, 'a'));
+    pieces.push_back(std::string(2 * length, 'a'));
+  }
+  const Tokenizer tokenizer(parts_with(detail::Bpe(numbered(pieces), merges, {})));
+  const auto start = std::chrono::steady_clock::now();
+  CHECK(tokenizer.encode(std::string(1'000'000, 'a')).ids.size() == 1'000'000 / 1024 + 2);  // 576 left over: 512 and 64
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(20));
+}
+
+TEST_CASE("Added tokens: the longest, and their flags") {
+  const auto with = [](std::vector<AddedToken> tokens, const char* text) {
+    TokenizerParts parts = parts_with(detail::WordPiece(numbered({"[UNK]", "x", "##x"}), {}));
+    parts.pre_tokenizers = {detail::WhitespaceSplit{}};
+    parts.normalizers = {detail::LowercaseNormalizer{}};
+    parts.added_tokens = std::move(tokens);
+    return Tokenizer(std::move(parts)).encode(text).ids;
+  };
+  CHECK(with({{.content = "<a>"}, {.content = "<a><b>"}}, "x<a><b>x<a>") == Ids{1, 4, 1, 3});
+  CHECK(with({{.content = "go"}}, "xgo") == Ids{1, 3});
+  CHECK(with({{.content = "go", .single_word = true}}, "xgo go") == Ids{0, 3});
+  CHECK(with({{.content = "GO", .normalized = true}}, "go Go") == Ids{3, 3});
+  CHECK(with({{.content = "GO"}}, "go GO") == Ids{0, 3});
+  // Spaces that a token takes are not seen by the model: here "x" on its own stands for each piece of text.
+  CHECK(with({{.content = "go", .lstrip = true, .rstrip = true}}, "x  go  x") == Ids{1, 3, 1});
+  CHECK(with({{.content = "x", .special = true}}, "xx") == Ids{1, 1});  // it keeps its number in the vocabulary
+}
+
+TEST_CASE("Lengths of a truncated pair") {
+  using detail::truncated_lengths;
+  CHECK(truncated_lengths(3, 4, 7) == std::pair<Index, Index>(3, 4));
+  CHECK(truncated_lengths(100, 5, 17) == std::pair<Index, Index>(12, 5));
+  CHECK(truncated_lengths(5, 100, 17) == std::pair<Index, Index>(5, 12));
+  CHECK(truncated_lengths(100, 50, 17) == std::pair<Index, Index>(9, 8));
+  CHECK(truncated_lengths(50, 100, 17) == std::pair<Index, Index>(8, 9));
+  CHECK(truncated_lengths(100, 100, 17) == std::pair<Index, Index>(8, 9));
+  CHECK(truncated_lengths(9, 9, 0) == std::pair<Index, Index>(0, 0));
+}
+
+TEST_CASE("Lengths count special tokens; too small ones and broken text are refused") {
+  TokenizerParts parts = parts_with(detail::WordPiece(numbered({"[UNK]", "x", "##x"}), {}));
+  parts.post_processors = {detail::BertProcessor{7, 8}};
+  const Tokenizer tokenizer(std::move(parts));
+  CHECK(tokenizer.encode("xxxx").ids == Ids{7, 1, 2, 2, 2, 8});
+  CHECK(tokenizer.encode("xxxx", {4, true}).ids == Ids{7, 1, 2, 8});
+  CHECK(tokenizer.encode("xxxx", {4, false}).ids == Ids{1, 2, 2, 2});
+  CHECK(tokenizer.encode("xxxx", {2, true}).ids == Ids{7, 8});
+  const Encoding pair = tokenizer.encode("xxxx", "xx", {6, true});
+  CHECK(pair.ids == Ids{7, 1, 2, 8, 1, 8});
+  CHECK(pair.token_types == Ids{0, 0, 0, 0, 1, 1});
+  CHECK_THROWS_AS(tokenizer.encode("x", {1, true}), ConfigError);
+  CHECK_THROWS_AS(tokenizer.encode("x", "x", {2, true}), ConfigError);
+  CHECK_THROWS_AS(tokenizer.encode("x", {-1, false}), ConfigError);
+  CHECK_THROWS_WITH_AS(tokenizer.encode("xx\xfe"), "[text, byte 2] expected valid UTF-8, got the byte 0xfe",
+                       FormatError);
+  CHECK_THROWS_WITH_AS(tokenizer.encode("x", "\xc3", {}), "[text pair, byte 0] expected valid UTF-8, got the byte 0xc3",
+                       FormatError);
+}
+
+TEST_CASE("Ids and pieces, both ways") {
+  TokenizerParts parts = parts_with(detail::WordPiece(numbered({"[UNK]", "x", "##x"}), {}));
+  parts.added_tokens = {{.content = "[UNK]", .special = true}, {.content = "new"}};
+  const Tokenizer tokenizer(std::move(parts));
+  CHECK(tokenizer.vocab_size() == 4);
+  CHECK(tokenizer.token_to_id("new") == 3);
+  CHECK(tokenizer.token_to_id("##x") == 2);
+  CHECK_FALSE(tokenizer.token_to_id("y"));
+  CHECK(tokenizer.id_to_token(3) == "new");
+  CHECK_FALSE(tokenizer.id_to_token(4));
+  CHECK_FALSE(tokenizer.id_to_token(-1));
+  CHECK(tokenizer.decode(Ids{0, 1, 99, -5, 3}) == "x new");
+  CHECK(tokenizer.decode(Ids{0, 1}, false) == "[UNK] x");
+}
