@@ -4,7 +4,8 @@
 #   each_alone.sh INCLUDE_DIR FLAGS_FILE COMPILER...
 # Takes the first of the compilers that is there; exits with 77 (skipped) if none is. Two compilations run at a time.
 set -u
-include_dir=$1 flags=$2
+include_dir=$1
+flags=$(realpath -e "$2") || exit 1
 shift 2
 
 compiler=
