@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the programs compute with: the CPU, with oneDNN's matrix products where the build found it, Eigen's otherwise.
+#pragma once
+
+#include "fedlora/backend/cpu.hpp"
+#ifdef FEDLORA_HAVE_ONEDNN
+#include "fedlora/backend/cpu/gemm_onednn.hpp"
+#endif
+
+namespace fedlora::examples {
+
+#ifdef FEDLORA_HAVE_ONEDNN
+using ProgramGemm = OneDnnGemm;
+#else
+using ProgramGemm = EigenGemm;
+#endif
+
+template <class T>
+using ProgramBackend = CpuBackend<T, ProgramGemm>;
+
+}  // namespace fedlora::examples

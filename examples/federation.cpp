@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// fedlora-federation: a federation of LoRA adapters over a Hugging Face checkpoint, and the runs it is compared with.
+//
+//   federation/options.hpp     the command line          federation/experiment_impl.hpp  sets the runs up, in parallel
+//   federation/inputs.hpp      tables and partition      federation/run.hpp              the loop of one run
+//   federation/report.hpp      what is printed           federation/plan_export.hpp      for a twin in Python
+#include <iostream>
+#include <string>
+
+#include "command_line.hpp"
+#include "federation/console.hpp"
+#include "federation/experiment.hpp"
+#include "fedlora/hf/pretrained.hpp"
+
+namespace {
+
+using namespace fedlora::examples;
+
+template <class T>
+int run(const Options& options) {
+  const Inputs inputs = read_inputs(options);
+  return fedlora::with_pretrained(ProgramBackend<T>(), model_files(options.model), [&]<class Arch>(fedlora::Pretrained<Arch, ProgramBackend<T>> base) {
+                                    return run_experiment<Arch, T>(std::move(base), options, inputs);
+                                  });
+}
+
+/// The command that goes on where this one stopped.
+std::string resume_command(int argc, char** argv) {
+  std::string command;
+  bool resumes = false;
+  for (int i = 0; i < argc; ++i) {
+    const std::string argument = argv[i];
+    resumes = resumes || argument == "--resume";
+    const bool plain = !argument.empty() && argument.find_first_of(" \t\n'\"\\$`*?[]{}()<>|&;~#!") == std::string::npos;
+    std::string quoted = "'";
+    for (const char c : argument) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    command += (i > 0 ? " " : "") + (plain ? argument : quoted + "'");
+  }
+  return command + (resumes ? "" : " --resume");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Trains LoRA adapters over a frozen Hugging Face checkpoint, federated among clients with skewed data, and the runs\n"
+      "it is compared with: on all data in one place, every client alone, and with nothing trained but the head.\n"
+      "Without --model and --train it uses a small model and a data set that are part of the program.",
+      "fedlora-federation");
+  Options options;
+  declare(app, options);
+  return run_program(app, argc, argv, [&] {
+    complete(app, options);
+    Interrupt::listen();
+    const int status = options.dtype == "f64" ? run<double>(options) : run<float>(options);
+    if (status == 130)
+      std::cerr << "\ninterrupted; saved up to the last whole round in " << options.out << ". To go on:\n  "
+                << resume_command(argc, argv) << '\n';
+    return status;
+  });
+}

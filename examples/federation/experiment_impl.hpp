@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// run_experiment, for the translation units that instantiate it.
+#pragma once
+
+#include <atomic>
+#include <exception>
+#include <list>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "federation/experiment.hpp"
+#include "federation/plan_export.hpp"
+#include "federation/report.hpp"
+#include "federation/run.hpp"
+#include "fedlora/lora/classifier.hpp"
+
+namespace fedlora::examples {
+
+template <class Arch, class T>
+class Experiment {
+ public:
+  using Model = SequenceClassifier<Arch, ProgramBackend<T>>;
+
+  Experiment(Pretrained<Arch, ProgramBackend<T>> base, const Options& options, const Inputs& inputs)
+      : options_(options),
+        inputs_(inputs),
+        model_(base, classifier_options(), inputs.lora),
+        head_model_(std::move(base), classifier_options(), head_only(inputs.lora)),
+        train_(std::make_shared<const Dataset>(model_.encode(inputs.train, options.threads))),
+        test_(model_.encode(inputs.test, options.threads)) {}
+
+  int run() {
+    console_.print(introduction(options_, inputs_, model_, options_.runs("head") ? &head_model_ : nullptr));
+    OutputDirectory out(options_.out, options_.resume);
+    for (const std::string& mode : mode_order)
+      if (options_.runs(mode)) prepare(mode, out);
+    Index steps = 0;
+    for (const auto& run : runs_) {
+      out.write_metrics(run.mode, run.state.metrics);
+      steps += run.steps_left();
+    }
+    console_.expect(steps);
+    train_all(out);
+    console_.finish();
+    if (Interrupt::requested()) return 130;
+    finish(out);
+    return 0;
+  }
+
+ private:
+  ClassifierOptions classifier_options() const {
+    return {inputs_.labels, pooling_of(options_.pooling), options_.max_tokens, options_.base_dropout};
+  }
+
+  static LoraConfig head_only(LoraConfig lora) {
+    lora.head_only = true;
+    return lora;
+  }
+
+  /// Sets a run up: at its start, or where its saved state left it.
+  void prepare(const std::string& mode, const OutputDirectory& out) {
+    Run<Model>& run = runs_.emplace_back();
+    const bool federated = mode == "federated", local = mode == "local", head = mode == "head";
+    run.mode = mode;
+    run.model = head ? &head_model_ : &model_;
+    run.rounds = federated ? options_.rounds : options_.reference_epochs;
+    run.eval_every = options_.eval_every;
+    run.own_adapters = local;
+    run.cohort = federated ? options_.cohort : 1.0;
+    run.plan = {.epochs = federated ? options_.local_epochs : 1,
+                .steps = options_.local_steps,
+                .batch_size = options_.batch,
+                .schedule = {.shape = schedule_shape(options_.lr_schedule)},
+                .rounds = run.rounds,
+                .mu = federated && options_.method == "fedprox" ? options_.mu : 0.0,
+                .keep_optimizer_state = !federated};
+    Partition everything(1);
+    for (Index i = 0; i < train_->size(); ++i) everything[0].push_back(i);
+    run.clients = make_clients(*run.model, train_, federated || local ? inputs_.partition : everything,
+                               AdamW{.lr = head ? options_.head_lr : options_.lr, .weight_decay = options_.weight_decay});
+
+    const Adapter<T> initial = !options_.adapter.empty() && !head
+                                   ? load_peft<T>(std::filesystem::path(options_.adapter), run.model->layout())
+                                   : run.model->initial_adapter(options_.seed);
+    run.state.config = inputs_.config;
+    run.state.seed = options_.seed;
+    run.state.adapters.assign(local ? run.clients.size() : 1, initial);
+    if (options_.resume)
+      if (const auto saved = out.saved_state(mode)) resume(run, *saved);
+    if (federated && !options_.export_plan.empty())
+      export_plan(run, options_.export_plan, inputs_.config, *train_, test_, initial);
+  }
+
+  void resume(Run<Model>& run, const Bytes& saved) {
+    check_resumable(saved_config(saved), inputs_.config, may_differ());
+    auto state = parse_run_state<T>(saved, run.model->layout());
+    if (state.round > run.rounds)
+      fail<ConfigError>("resume, field " + std::string(run.mode == "federated" ? "rounds" : "reference_epochs"),
+                        "at least the " + std::to_string(state.round) + " that the saved " + run.mode + " run has done",
+                        std::to_string(run.rounds));
+    if (state.adapters.size() != run.state.adapters.size() || state.metrics.size() != static_cast<std::size_t>(state.round))
+      fail<FormatError>(saved.name, "a state of this run", "another number of adapters or rows");
+    state.config = run.state.config;
+    // A run that goes on past what was its end must know how it did there only if it ends there again.
+    if (state.round == run.rounds && state.metrics.back()["accuracy"].is_null()) --state.round, state.metrics.pop_back();
+    run.state = std::move(state);
+    if (options_.lr_schedule != "constant" && run.state.round > 0 && !run.finished() &&
+        saved_config(saved)["rounds"] != inputs_.config["rounds"])
+      console_.note("note: learning rates follow the new number of rounds from here on");
+    console_.note(run.mode + ": " + (run.finished() ? "finished before" : "goes on after " + run.unit() + " " +
+                                                                              std::to_string(run.state.round)));
+  }
+
+  /// Two threads or more: the runs with a single client, which use one, go beside the others; these take what is left,
+  /// and all of it once they are alone. Results do not depend on any of this.
+  void train_all(OutputDirectory& out) {
+    std::atomic<bool> stop{false}, beside{false};
+    const auto cancelled = [&] { return stop || Interrupt::requested(); };
+    const auto advance_those = [&](bool single, const std::function<int()>& threads) {
+      for (auto& run : runs_)
+        if ((run.clients.size() == 1) == single) advance(run, {console_, out, test_, threads, cancelled});
+    };
+    std::exception_ptr first;
+    std::mutex mutex;
+    const auto guarded = [&](const auto& work) {
+      try {
+        work();
+      } catch (const Cancelled&) {
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (!first) first = std::current_exception();
+        stop = true;
+      }
+    };
+    const auto one = [] { return 1; };
+    const auto rest = [&] { return beside ? options_.threads - 1 : options_.threads; };
+    {
+      std::jthread other;
+      if (options_.threads > 1) {
+        beside = true;
+        other = std::jthread([&] {
+          guarded([&] { advance_those(true, one); });
+          beside = false;
+        });
+      } else {
+        guarded([&] { advance_those(true, one); });
+      }
+      guarded([&] { advance_those(false, rest); });
+    }
+    console_.finish();
+    if (first) std::rethrow_exception(first);
+  }
+
+  /// The final table, summary.json and adapter/.
+  void finish(OutputDirectory& out) {
+    Json summary = {{"config", inputs_.config}};
+    for (const auto& run : runs_) summary[run.mode] = summary_of(run);
+    for (const auto& run : runs_)
+      if (run.mode == (options_.mode == "all" ? "federated" : options_.mode) && run.state.adapters.size() == 1)
+        save_peft(run.state.adapters[0], out.adapter());
+    out.write_summary(summary);
+    console_.print("\n" + result_table(summary) + "\nwritten to " + out.path().string() +
+                   ": summary.json, metrics.csv, metrics.jsonl" + (options_.mode == "local" ? "\n" : ", adapter\n"));
+  }
+
+  const Options& options_;
+  const Inputs& inputs_;
+  Console console_;
+  Model model_, head_model_;
+  std::shared_ptr<const Dataset> train_;
+  Dataset test_;
+  std::list<Run<Model>> runs_;
+};
+
+template <class Arch, class T>
+int run_experiment(Pretrained<Arch, ProgramBackend<T>> base, const Options& options, const Inputs& inputs) {
+  return Experiment<Arch, T>(std::move(base), options, inputs).run();
+}
+
+}  // namespace fedlora::examples

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// One training run, of any mode, as one loop: sample, train, aggregate, evaluate, save. The modes differ in four values:
+//
+//   mode         clients               cohort     adapters     optimizer state
+//   federated    the partition         a sample   one, FedAvg  new in every round
+//   local        the partition         everybody  one each     kept
+//   centralised  one with all data     it         one          kept
+//   head         the same, head alone  it         one          kept
+//
+// A round of the last three is an epoch, so that they are evaluated, saved and resumed like the first.
+#pragma once
+
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "federation/console.hpp"
+#include "federation/output_directory.hpp"
+#include "fedlora/fed/aggregate.hpp"
+#include "fedlora/fed/run_state.hpp"
+#include "fedlora/fed/train.hpp"
+#include "fedlora/hf/peft.hpp"
+#include "fedlora/lora/evaluation.hpp"
+#include "fedlora/optim/adamw.hpp"
+#include "sha256.hpp"
+
+namespace fedlora::examples {
+
+template <class Model>
+struct Run {
+  using T = typename Model::Scalar;
+
+  std::string mode;
+  const Model* model = nullptr;
+  std::vector<Client<Model, AdamW>> clients;
+  LocalPlan plan;
+  double cohort = 1;
+  Index rounds = 0;
+  Index eval_every = 1;
+  bool own_adapters = false;
+  RunState<T> state;
+  std::function<void(const RunState<T>&)> after_round = {};
+
+  bool finished() const { return state.round >= rounds; }
+  std::string unit() const { return mode == "federated" ? "round" : "epoch"; }
+  Cohort<Client<Model, AdamW>> cohort_of(Index round) const {
+    return sample_uniform(clients, {.fraction = cohort, .seed = state.seed, .round = round});
+  }
+
+  /// Optimizer steps that are still to be taken.
+  Index steps_left() const {
+    Index steps = 0;
+    for (Index round = state.round + 1; round <= rounds; ++round)
+      for (const auto* client : cohort_of(round).clients) steps += local_steps(client->num_examples(), plan);
+    return steps;
+  }
+};
+
+/// What a run is measured by: the mean over its adapters (one, or everybody's own) on the whole test set.
+template <class Model>
+Evaluation evaluate_run(const Run<Model>& run, const Dataset& test, int threads, const std::function<bool()>& cancelled) {
+  Evaluation mean;
+  for (const auto& adapter : run.state.adapters) {
+    if (cancelled()) throw Cancelled();
+    const Evaluation one = run.model->evaluate(adapter, test, threads);
+    mean.examples = one.examples;
+    mean.loss += one.loss;
+    mean.accuracy += one.accuracy;
+    mean.macro_f1 += one.macro_f1;
+  }
+  const auto count = static_cast<double>(run.state.adapters.size());
+  mean.loss /= count;
+  if (!std::isfinite(mean.loss))
+    fail<DivergenceError>(run.mode + ", round " + std::to_string(run.state.round) + ", evaluation", "a finite loss",
+                          std::to_string(mean.loss));
+  mean.accuracy /= count;
+  mean.macro_f1 /= count;
+  return mean;
+}
+
+/// What surrounds a run: where it writes, what it may use, who may stop it.
+struct Surroundings {
+  Console& console;
+  OutputDirectory& out;
+  const Dataset& test;
+  std::function<int()> threads;
+  std::function<bool()> cancelled;
+};
+
+/// Trains one round from the state and leaves its result there; nothing has happened when it throws.
+template <class Model>
+std::vector<Update<typename Model::Scalar>> train_round(Run<Model>& run, Index round, const Surroundings& around) {
+  using T = typename Model::Scalar;
+  RunState<T>& state = run.state;
+  const auto cohort = run.cohort_of(round);
+  TrainHooks<T> hooks;
+  hooks.cancelled = around.cancelled;
+  hooks.store = &state.clients;
+  hooks.on_step = [&](const TrainProgress& progress) {
+    around.console.step(run.mode + ", " + run.unit() + " " + std::to_string(progress.round) + " of " +
+                        std::to_string(run.rounds));
+  };
+  run.plan.threads = around.threads();
+  const auto received = [&](Index client) -> const Adapter<T>& {
+    return state.adapters[run.own_adapters ? static_cast<std::size_t>(client) : 0];
+  };
+  if (run.mode == "federated") {
+    auto updates = train(cohort, received, run.plan, state.ledger, hooks);
+    state.adapters = {FedAvg()(state.adapters[0], updates)};
+    return updates;
+  }
+  auto updates = train(cohort, received, run.plan, hooks);
+  for (std::size_t k = 0; k < updates.size(); ++k) state.adapters[k] = updates[k].adapter;
+  return updates;
+}
+
+/// Runs all rounds that are left. After each, the state is on disk before anything says so.
+template <class Model>
+void advance(Run<Model>& run, const Surroundings& around) {
+  using Clock = std::chrono::steady_clock;
+  auto& state = run.state;
+  const auto counted = [&](const char* field) { return state.extra.value(field, 0.0); };
+  const auto since = [](Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  while (!run.finished()) {
+    const auto started = Clock::now();
+    const Index round = state.round + 1;
+    const auto updates = train_round(run, round, around);
+    state.round = round;
+    const double train_seconds = counted("train_seconds") + since(started);
+
+    double loss = 0;
+    Index losses = 0, examples = 0;
+    for (const auto& update : updates) {
+      loss += update.metrics.train_loss * static_cast<double>(update.metrics.loss_count);
+      losses += update.metrics.loss_count;
+      examples += update.num_examples;
+    }
+    const RoundTraffic traffic = state.ledger.round(round);
+    Json row = {{"mode", run.mode},
+                {"round", round},
+                {"clients", updates.size()},
+                {"examples", examples},
+                {"train_loss", losses > 0 ? Json(loss / static_cast<double>(losses)) : Json(nullptr)},
+                {"accuracy", nullptr},
+                {"loss", nullptr},
+                {"macro_f1", nullptr},
+                {"bytes_up", traffic.up.bytes.total()},
+                {"bytes_down", traffic.down.bytes.total()},
+                {"seconds", train_seconds}};
+    std::string line;
+    if (run.finished() || (!run.own_adapters && round % run.eval_every == 0)) {
+      const Evaluation result = evaluate_run(run, around.test, around.threads(), around.cancelled);
+      row["accuracy"] = result.accuracy;
+      row["loss"] = result.loss;
+      row["macro_f1"] = result.macro_f1;
+      line = run.mode + std::string(12 - run.mode.size(), ' ') + run.unit() + " " + std::to_string(round) + " of " +
+             std::to_string(run.rounds) + ": accuracy " + decimals(result.accuracy, 4) + ", loss " +
+             decimals(result.loss, 4) + ", macro F1 " + decimals(result.macro_f1, 4) + ", train loss " +
+             decimals(loss / static_cast<double>(std::max<Index>(1, losses)), 4) + "\n";
+    }
+    state.metrics.push_back(std::move(row));
+    state.extra["train_seconds"] = train_seconds;
+    state.extra["seconds"] = counted("seconds") + since(started);
+    save_run_state(state, around.out.state_file(run.mode));
+    around.out.write_metrics(run.mode, state.metrics);
+    if (run.after_round) run.after_round(state);
+    if (!line.empty()) around.console.print(line);
+  }
+}
+
+/// The run's entry in summary.json. The digest is that of adapter_model.safetensors as `save_peft` writes it, for
+/// clients with their own adapters of all these files, one after another.
+template <class Model>
+Json summary_of(const Run<Model>& run) {
+  const auto& state = run.state;
+  const Json& last = state.metrics.back();
+  const RoundTraffic traffic = state.ledger.total();
+  Sha256 digest;
+  for (const auto& adapter : state.adapters)
+    digest.add(std::as_bytes(std::span<const char>(peft_tensor_bytes(adapter))));
+  const auto by_kind = [](const MessageSize& size) {
+    return Json{{"adapter", size.adapter}, {"head", size.head}, {"protocol", size.protocol}};
+  };
+  return {{"accuracy", last["accuracy"]},
+          {"loss", last["loss"]},
+          {"macro_f1", last["macro_f1"]},
+          {"rounds", state.round},
+          {"seconds", state.extra["seconds"]},
+          {"train_seconds", state.extra["train_seconds"]},
+          {"bytes_up", traffic.up.bytes.total()},
+          {"bytes_down", traffic.down.bytes.total()},
+          {"bytes_up_by_kind", by_kind(traffic.up.bytes)},
+          {"bytes_down_by_kind", by_kind(traffic.down.bytes)},
+          {"trainable_parameters", run.model->layout()->size},
+          {"adapter_sha256", digest.hex()}};
+}
+
+}  // namespace fedlora::examples
