@@ -5,17 +5,19 @@
 
 #include <oneapi/dnnl/dnnl.h>
 
+#if __has_include(<omp.h>)
+#include <omp.h>
+#else
+extern "C" int omp_get_max_threads(void);
+extern "C" void omp_set_num_threads(int);
+#endif
+
 #include <string>
 #include <type_traits>
 
 #include "fedlora/backend/cpu/gemm_eigen.hpp"
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
-
-extern "C" {
-int omp_get_max_threads(void);
-void omp_set_num_threads(int);
-}
 
 namespace fedlora {
 
