@@ -172,6 +172,13 @@ TEST_CASE("ranks that no pattern explains are written module by module; a head a
   CHECK_NOTHROW(load_peft<float>(directory.path() / "head", head));
 }
 
+TEST_CASE("a module inside a saved module is not named a second time") {
+  CHECK(detail::outermost_modules({"classifier", "classifier.dense", "classifiers", "score"}) ==
+        Json({"classifier", "classifiers", "score"}));
+  CHECK(detail::outermost_modules({"classifier.dense"}) == Json::array({"classifier.dense"}));
+  CHECK(detail::outermost_modules({}).is_null());
+}
+
 TEST_CASE("half-precision tensors are widened") {
   const TemporaryDirectory directory;
   auto layout = std::make_shared<AdapterLayout>();

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cmath>
@@ -52,6 +53,18 @@ inline constexpr const char* peft_no_targets = "dummy-target-modules";
 inline Json plain_number(double value) {
   if (value == std::floor(value) && std::abs(value) < 1e15) return static_cast<std::int64_t>(value);
   return value;
+}
+
+/// Modules to save as PEFT expects them: one that lies inside another of the list is saved with it, and naming both
+/// would make PEFT wrap it twice.
+inline Json outermost_modules(const std::vector<std::string>& modules) {
+  Json outer = Json::array();
+  for (const std::string& module : modules) {
+    const bool inside = std::any_of(modules.begin(), modules.end(),
+                                    [&](const std::string& other) { return module.starts_with(other + "."); });
+    if (!inside) outer.push_back(module);
+  }
+  return outer.empty() ? Json(nullptr) : outer;
 }
 
 inline Json text_or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
@@ -102,7 +115,7 @@ inline Json peft_config_json(const AdapterLayout& layout) {
           {"lora_ga_config", nullptr},
           {"megatron_config", nullptr},
           {"megatron_core", "megatron.core"},
-          {"modules_to_save", layout.modules_to_save.empty() ? Json(nullptr) : Json(layout.modules_to_save)},
+          {"modules_to_save", outermost_modules(layout.modules_to_save)},
           {"monteclora_config", nullptr},
           {"peft_type", "LORA"},
           {"peft_version", "0.21.2"},
