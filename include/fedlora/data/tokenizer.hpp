@@ -121,7 +121,7 @@ class Tokenizer {
   };
 
   static constexpr Index no_limit = Index{1} << 40;
-  static constexpr std::size_t max_text_bytes = std::size_t{1} << 30;  // positions within a text have 32 bits
+  static constexpr std::size_t max_text_bytes = std::size_t{1} << 30;
 
   const detail::Vocabulary& vocabulary() const {
     return std::visit([](const auto& model) -> const detail::Vocabulary& { return model.vocabulary(); },

@@ -41,23 +41,10 @@ class TokenTrie {
   /// The earlier of two equal strings stays; an empty one is never found.
   void insert(std::string_view text, std::int32_t id) {
     if (text.empty()) return;
-    std::int32_t* link = &roots_[static_cast<unsigned char>(text[0])];
-    for (std::size_t i = 0;; ++i) {
-      while (*link >= 0 && nodes_[static_cast<std::size_t>(*link)].byte != text[i])
-        link = &nodes_[static_cast<std::size_t>(*link)].sibling;
-      if (*link < 0) {
-        *link = static_cast<std::int32_t>(nodes_.size());
-        nodes_.push_back(
-            {text[i], -1, -1, -1});  // may move the nodes, and with them `link`, which is not used again before
-        link = nullptr;
-      }
-      const std::size_t node = link == nullptr ? nodes_.size() - 1 : static_cast<std::size_t>(*link);
-      if (i + 1 == text.size()) {
-        if (nodes_[node].id < 0) nodes_[node].id = id;
-        return;
-      }
-      link = &nodes_[node].child;
-    }
+    std::int32_t node = child(-1, text[0]);
+    for (const char byte : text.substr(1)) node = child(node, byte);
+    std::int32_t& found = nodes_[static_cast<std::size_t>(node)].id;
+    if (found < 0) found = id;
   }
 
   struct Found {
@@ -91,6 +78,20 @@ class TokenTrie {
     char byte;
     std::int32_t child, sibling, id;
   };
+
+  /// The node below `parent` (-1: at the root) for a byte, made if it is not there.
+  std::int32_t child(std::int32_t parent, char byte) {
+    std::int32_t& first =
+        parent < 0 ? roots_[static_cast<unsigned char>(byte)] : nodes_[static_cast<std::size_t>(parent)].child;
+    for (std::int32_t node = first; node >= 0; node = nodes_[static_cast<std::size_t>(node)].sibling) {
+      if (nodes_[static_cast<std::size_t>(node)].byte == byte) return node;
+    }
+    const auto made = static_cast<std::int32_t>(nodes_.size());
+    const std::int32_t sibling = std::exchange(first, made);
+    nodes_.push_back({byte, -1, sibling, -1});
+    return made;
+  }
+
   static constexpr std::array<std::int32_t, 256> no_roots = [] {
     std::array<std::int32_t, 256> table{};
     for (auto& entry : table) entry = -1;

@@ -133,6 +133,8 @@ class Bpe {
   /// Appends the ids of one word. A character that the vocabulary lacks becomes its bytes, the unknown token, or
   /// nothing. \throws FormatError when the unknown token itself is not in the vocabulary.
   void encode(std::string_view word, Scratch& scratch, std::vector<std::int32_t>& ids) const {
+    if (word.size() > max_word_bytes)
+      fail<FormatError>("text", "words of less than 2 GiB", std::to_string(word.size()));
     if (options_.ignore_merges || !whole_.empty()) {
       const std::int32_t id = vocabulary_.find(word);
       if (id >= 0 && (options_.ignore_merges || is_whole(id))) {
@@ -147,6 +149,8 @@ class Bpe {
   }
 
  private:
+  static constexpr std::size_t max_word_bytes = 0x7fffffff;  // positions have 31 bits
+
   /// A word that is a piece is encoded as that piece if its merges lead there: found once for all pieces, so that no
   /// table of seen words is needed.
   void find_whole_words() {
