@@ -3,10 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <span>
 #include <string>
+#include <type_traits>
 
 #include "fedlora/core/error.hpp"
 
@@ -43,13 +47,16 @@ double clip_global_norm(std::span<T> gradient, double max_norm) {
   return norm;
 }
 
-/// True when no value is infinite or not a number. Written without isfinite, so that the loop vectorises.
+/// True when no value is infinite or not a number: none has an exponent of ones only. On the bits, because a loop over
+/// comparisons of floating-point numbers is not vectorised.
 template <class T>
 bool all_finite(std::span<T> values) {
-  constexpr auto largest = std::numeric_limits<std::remove_const_t<T>>::max();
-  bool finite = true;
-  for (const T value : values) finite &= std::abs(value) <= largest;
-  return finite;
+  using Number = std::remove_const_t<T>;
+  using Bits = std::conditional_t<sizeof(Number) == 4, std::uint32_t, std::uint64_t>;
+  const Bits exponent = std::bit_cast<Bits>(std::numeric_limits<Number>::infinity());
+  Bits found = 0;
+  for (const Number value : values) found |= (std::bit_cast<Bits>(value) & exponent) == exponent ? Bits(1) : Bits(0);
+  return found == 0;
 }
 
 }  // namespace fedlora
