@@ -120,7 +120,7 @@ template <class T, int Count, class Body>
   const auto each = [&]<std::size_t... I>(std::index_sequence<I...>) {  // written out, so that values stay in registers
     Index offset = 0;
     for (; offset + width <= size; offset += width) {
-      Lanes<T> values[Count];
+      Lanes<T> values[Count] = {};
       ((inputs[I] != nullptr ? load<T>(values[I], inputs[I] + offset) : void()), ...);
       body(values, offset);
       ((outputs[I] != nullptr ? store<T>(values[I], outputs[I] + offset) : void()), ...);
