@@ -14,10 +14,16 @@
 namespace fedlora {
 
 /// The terms of one slot: views into `parameters` and, in training, into `gradient` (empty otherwise).
+/// \throws ShapeError when either has another size than the layout.
 template <class T>
 SlotTerms<T> bind_adapter(const AdapterPlan& plan, const std::vector<HeadLayer>& head, std::span<const T> parameters,
                           std::span<T> gradient, const StepAddress& address, double adapter_dropout) {
   const AdapterLayout& layout = *plan.layout;
+  const auto size = static_cast<std::size_t>(layout.size);
+  if (parameters.size() != size)
+    fail<ShapeError>("parameters", std::to_string(size) + " values, the adapter's", std::to_string(parameters.size()));
+  if (!gradient.empty() && gradient.size() != size)
+    fail<ShapeError>("gradient", std::to_string(size) + " values, the adapter's", std::to_string(gradient.size()));
   const auto term = [&](Index index) {
     LowRankTerm<T> result;
     if (index < 0) return result;
