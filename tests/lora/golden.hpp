@@ -8,16 +8,24 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "fedlora/hf/pretrained.hpp"
+#include "fedlora/backend/cpu.hpp"
+#include "fedlora/data/dataset.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/io/json.hpp"
 #include "fedlora/io/safetensors.hpp"
 #include "fedlora/lora/adapter.hpp"
 #include "fedlora/lora/config.hpp"
+#include "fedlora/lora/pretrained.hpp"
 #include "fedlora/lora/state_dict.hpp"
+#include "fedlora/nn/arch/bert.hpp"
+#include "fedlora/nn/arch/distilbert.hpp"
+#include "fedlora/nn/arch/llama.hpp"
+#include "fedlora/nn/arch/roberta.hpp"
 
 namespace fedlora::tests {
 
@@ -67,6 +75,31 @@ struct Golden {
     config.alpha_pattern = c["alpha_pattern"].get<std::map<std::string, double>>();
     config.modules_to_save = c["modules_to_save"].get<std::vector<std::string>>();
     return config;
+  }
+
+  /// The base, loaded without hf/, which costs every file that includes it seconds to compile (pretrained_test.cpp
+  /// looks at that loader).
+  template <class Arch, class B>
+  Pretrained<Arch, B> base() const {
+    const SafetensorsFile weights(map_file(directory / "model.safetensors"));
+    WeightLoader<B> load([&](const std::string& name) { return weights.find(name); }, directory.string(),
+                         Arch::names.prefix, std::string(Arch::names.word_embeddings) + ".weight");
+    const ModelConfig config = Arch::read_config(parse_json(map_file(directory / "config.json")), "config.json");
+    Pretrained<Arch, B> result;
+    result.name = directory.string();
+    result.transformer = std::make_shared<const Transformer<Arch, B>>(config, load);
+    for (const HeadLayer& layer : Arch::head(config))
+      if (layer.frozen_by_default)
+        for (const char* part : {".weight", ".bias"}) {
+          const std::string name = layer.name + part;
+          const std::vector<Index> shape =
+              part == std::string(".weight") ? std::vector<Index>{layer.out, layer.in} : std::vector<Index>{layer.out};
+          result.head.emplace(name, load.optional_of_base(name, Arch::names.prefix, shape));
+        }
+    if (!Arch::names.lm_head.empty())
+      result.lm_head =
+          load.optional(std::string(Arch::names.lm_head) + ".weight", {config.vocab_size, config.hidden_size});
+    return result;
   }
 
   /// The adapter whose tensors are called `prefix` + PEFT's key.

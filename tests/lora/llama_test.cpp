@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gradient of Llama's classifier against central differences.
+// Llama in float64: against transformers and peft, and against central differences of its own loss.
+#include "golden_training.hpp"
 #include "gradients.hpp"
 
 namespace fedlora::tests {
+
+TEST_CASE("Llama equals transformers and peft in float64") { check_family<Llama, double>("llama"); }
 
 TEST_CASE("Llama's gradients are the slopes of its loss") { check_all_gradients<Llama>(); }
 

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every family against transformers and peft: logits, losses, gradients and AdamW steps, on rows of different length,
-// so that packing is shown to equal padding.
+// A family against transformers and peft: logits, losses, gradients and AdamW steps, on rows of different length, so
+// that packing is shown to equal padding.
+#pragma once
+
 #include <doctest/doctest.h>
 
 #include <numeric>
+#include <string>
+#include <vector>
 
-#include "../support.hpp"
 #include "fedlora/backend/cpu.hpp"
 #include "fedlora/lora/classifier.hpp"
-#include "fedlora/lora/language_model.hpp"
 #include "fedlora/optim/adamw.hpp"
 #include "golden.hpp"
 
 namespace fedlora::tests {
-namespace {
 
 template <class Model>
 void check_training(const Golden& golden, const std::string& name, const Model& model) {
@@ -64,7 +65,7 @@ template <class Arch, class T>
 void check_family(const std::string& family) {
   using B = CpuBackend<T>;
   const Golden golden(family);
-  const auto base = load_pretrained<Arch>(B{}, FileSet::directory(golden.directory));
+  const auto base = golden.base<Arch, B>();
   for (const char* name : {"a", "b", "c"}) {
     CAPTURE(name);
     SequenceClassifier<Arch, B> model(base, {.labels = {"x", "y", "z"}, .base_dropout = 0.0}, golden.lora(name));
@@ -74,21 +75,6 @@ void check_family(const std::string& family) {
           golden_tolerance<T>);
     check_training(golden, name, model);
   }
-}
-
-}  // namespace
-
-TEST_CASE_TEMPLATE("BERT equals transformers and peft", T, double, float) { check_family<Bert, T>("bert"); }
-TEST_CASE_TEMPLATE("DistilBERT equals transformers and peft", T, double, float) {
-  check_family<DistilBert, T>("distilbert");
-}
-TEST_CASE_TEMPLATE("RoBERTa equals transformers and peft", T, double, float) { check_family<Roberta, T>("roberta"); }
-TEST_CASE_TEMPLATE("Llama equals transformers and peft", T, double, float) {
-  check_family<Llama, T>("llama");
-  using B = CpuBackend<T>;
-  const Golden golden("llama");
-  const auto base = load_pretrained<Llama>(B{}, FileSet::directory(golden.directory));
-  check_training(golden, "lm", LanguageModel<Llama, B>(base, {}, golden.lora("lm")));
 }
 
 }  // namespace fedlora::tests
