@@ -141,6 +141,21 @@ TEST_CASE("split: stratified and even is exact") {
   for (int c = 0; c < 10; ++c) CHECK(count[c] == 10);
 }
 
+TEST_CASE("split: stratified, the largest remainders are served first") {
+  // Quotas 6.4 2.8 0.8 of label 0, 12.8 5.6 1.6 of label 1, 19.2 8.4 2.4 of all, which is 19 9 2.
+  Labels labels(30, 1);
+  std::fill_n(labels.begin(), 10, 0);
+  const Split split =
+      fedlora::split_examples(labels, {.train = 0.64, .validation = 0.28, .test = 0.08, .seed = 1, .stratified = true});
+  const auto zeros = [&](const std::vector<Index>& part) {
+    return std::count_if(part.begin(), part.end(), [&](Index e) { return labels[static_cast<std::size_t>(e)] == 0; });
+  };
+  CHECK(sizes_of(split) == std::vector<std::size_t>{19, 9, 2});
+  CHECK(zeros(split.train) == 6);
+  CHECK(zeros(split.validation) == 3);
+  CHECK(zeros(split.test) == 1);
+}
+
 TEST_CASE("split: the same seed gives these very splits, on every machine") {
   using Numbers = std::vector<Index>;
   SplitOptions options{.train = 0.5, .validation = 0.25, .test = 0.25, .seed = 42};

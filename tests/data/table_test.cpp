@@ -73,6 +73,7 @@ TEST_CASE("table: a header of numbers is a header when the columns asked for are
   CHECK(table_of(text, {.text = {"1"}, .label = "0"}).label == Strings{"x", "y"});
   // A 3 is not among the names, so these are numbers of columns.
   CHECK(table_of(text, {.text = {"3"}}).text == Strings{"2", "b", "d"});
+  CHECK(table_of("1,1\n1,2\n", {.text = {"1"}}).size() == 2);  // names would differ from each other
   // Any name makes the first row the header, and then a number is a name too.
   CHECK(table_of("1,text\na,b\n", {.text = {"text"}, .label = "1"}).label == Strings{"a"});
   CHECK(error_of("label,text\na,b\n", {.text = {"text"}, .label = "1"}) ==
