@@ -109,9 +109,10 @@ auto with_pretrained(const B& backend, const FileSet& files, F&& f) {
                     "\"" + type + "\"");
 }
 
+/// The same from a directory, or from the Hugging Face cache by "org/name" and revision.
 template <Backend B, class F>
-auto with_pretrained(const B& backend, std::string_view dir_or_repo, F&& f) {
-  return with_pretrained(backend, FileSet::directory(resolve_model(dir_or_repo)), std::forward<F>(f));
+auto with_pretrained(const B& backend, std::string_view dir_or_repo, F&& f, std::string_view revision = "main") {
+  return with_pretrained(backend, FileSet::directory(resolve_model(dir_or_repo, revision)), std::forward<F>(f));
 }
 
 }  // namespace fedlora
