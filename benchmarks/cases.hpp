@@ -28,26 +28,17 @@ using BestGemm = EigenGemm;
 #endif
 using B = CpuBackend<float, BestGemm>;
 
-/// A BERT of `layers` layers with random weights, as a checkpoint that never touches a disk.
-inline Pretrained<Bert, B> random_encoder(Index layers, Index hidden, Index vocab = 30522) {
-  ModelConfig config;
-  config.vocab_size = vocab;
-  config.hidden_size = hidden;
-  config.layers = layers;
-  config.heads = config.kv_heads = 12;
-  config.head_dim = hidden / 12;
-  config.intermediate_size = 4 * hidden;
-  config.max_positions = 512;
-  config.token_types = 2;
-  auto tensors = std::make_shared<std::map<std::string, TensorView>>();
+/// The tensors of a BERT of `layers` layers, random, named as transformers names them.
+inline std::map<std::string, TensorView> random_tensors(Index layers, Index hidden, Index vocab) {
+  std::map<std::string, TensorView> tensors;
   const auto add = [&](const std::string& name, std::vector<Index> shape, float mean, float deviation) {
     TensorView tensor{name, Dtype::f32, std::move(shape), {}, nullptr, "random"};
     auto values = std::make_shared<std::vector<float>>(static_cast<std::size_t>(tensor.size()));
-    RandomSequence draws(derive_key(7, Purpose::user, tensors->size()));
+    RandomSequence draws(derive_key(7, Purpose::user, tensors.size()));
     for (float& value : *values) value = mean + deviation * static_cast<float>(2 * draws.uniform() - 1);
     tensor.bytes = std::as_bytes(std::span(*values));
     tensor.owner = std::move(values);
-    tensors->emplace(name, std::move(tensor));
+    tensors.emplace(name, std::move(tensor));
   };
   const auto linear = [&](const std::string& name, Index out, Index in) {
     add(name + ".weight", {out, in}, 0.0f, 0.03f);
@@ -71,10 +62,25 @@ inline Pretrained<Bert, B> random_encoder(Index layers, Index hidden, Index voca
     norm(prefix + "output.LayerNorm");
   }
   linear("pooler.dense", hidden, hidden);
+  return tensors;
+}
+
+/// That BERT, from memory.
+inline Pretrained<Bert, B> random_encoder(Index layers, Index hidden, Index vocab = 30522) {
+  ModelConfig config;
+  config.vocab_size = vocab;
+  config.hidden_size = hidden;
+  config.layers = layers;
+  config.heads = config.kv_heads = 12;
+  config.head_dim = hidden / 12;
+  config.intermediate_size = 4 * hidden;
+  config.max_positions = 512;
+  config.token_types = 2;
+  const std::map<std::string, TensorView> tensors = random_tensors(layers, hidden, vocab);
   WeightLoader<B> load(
       [&](const std::string& name) {
-        const auto found = tensors->find(name);
-        return found == tensors->end() ? nullptr : &found->second;
+        const auto found = tensors.find(name);
+        return found == tensors.end() ? nullptr : &found->second;
       },
       "random", "bert.", "embeddings.word_embeddings.weight");
   Pretrained<Bert, B> base;
