@@ -4,10 +4,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <span>
 
 #include "fedlora/backend/cpu/arena.hpp"
 #include "fedlora/backend/cpu/dropout.hpp"
+#include "fedlora/backend/cpu/thin.hpp"
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/shape.hpp"
 
@@ -34,38 +36,62 @@ void multiply_tn(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, 
                              c.data, c.stride);
 }
 
-/// Rows of the dropped-out input that are held at a time.
-inline constexpr Index dropout_rows = 64;
-
-/// y = x Wᵀ (+ bias); W is (out, in). With `beta` 1 the product is added to y.
+/// y = x Wᵀ (+ bias); W is (out, in).
 template <class Gemm, class T>
 void linear_forward(MatrixView<const T> x, MatrixView<const T> w, const T* bias, MatrixView<T> y) {
-  if (bias != nullptr)
-    for (Index i = 0; i < y.rows; ++i) std::copy_n(bias, y.cols, y.row(i));
-  multiply_nt<Gemm>(x, w, y, bias != nullptr ? T(1) : T(0));
+  multiply_nt<Gemm>(x, w, y);
+  if (bias == nullptr) return;
+  for (Index i = 0; i < y.rows; ++i) {  // afterwards: a product that adds to its output reads it at a worse time
+    T* const row = y.row(i);
+    for (Index j = 0; j < y.cols; ++j) row[j] += bias[j];
+  }
+}
+
+/// result = a ∘ b over the rows of b; `a` may have more.
+template <class T>
+void multiply_elements(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> result) {
+  for (Index i = 0; i < b.rows; ++i)
+    for (Index j = 0; j < b.cols; ++j) result(i, j) = a(i, j) * b(i, j);
+}
+
+/// mask = 0 or the dropout's scale for the `mask.rows` rows of a batch from `begin`.
+template <class T>
+void low_rank_mask(const LowRankTerm<T>& term, Index begin, MatrixView<T> mask) {
+  for (Index i = 0; i < mask.rows; ++i)
+    dropout_mask(term.dropout, static_cast<std::uint32_t>(term.row_numbers[begin + i]), 0, mask.cols, mask.row(i));
 }
 
 /// S = dropout(x) Aᵀ, then y += scale · S Bᵀ, over the term's rows. `s` is (rows of x, rank) and is kept for backward.
 template <class Gemm, class T>
 void low_rank_forward(MatrixView<const T> x, const LowRankTerm<T>& term, MatrixView<T> s, MatrixView<T> y,
                       Arena<T>& arena) {
-  const Index rows = term.end - term.begin;
-  const MatrixView<const T> x_rows = x.rows_between(term.begin, term.end);
-  const MatrixView<T> s_rows = s.rows_between(term.begin, term.end);
-  if (term.dropout) {
-    const auto scope = arena.scope();
-    const MatrixView<T> dropped = arena.matrix(std::min(rows, dropout_rows), x.cols);
-    for (Index begin = 0; begin < rows; begin += dropout_rows) {
-      const Index end = std::min(rows, begin + dropout_rows);
-      for (Index i = begin; i < end; ++i)
-        dropout_row(term.dropout, static_cast<std::uint32_t>(term.row_numbers[term.begin + i]), 0, x.cols,
-                    x_rows.row(i), dropped.row(i - begin));
-      multiply_nt<Gemm, T>(dropped.rows_between(0, end - begin), term.a, s_rows.rows_between(begin, end));
-    }
-  } else {
-    multiply_nt<Gemm, T>(x_rows, term.a, s_rows);
+  const auto scope = arena.scope();
+  const bool thin = is_thin<T>(term.rank(), x.cols, y.cols);
+  const Index height = std::min(term.end - term.begin, thin_rows);
+  MatrixView<T> mask, dropped, b;
+  if (term.dropout) mask = arena.matrix(height, x.cols);
+  if (term.dropout && !thin) dropped = arena.matrix(height, x.cols);
+  if (thin) {
+    b = arena.matrix(term.rank(), y.cols);
+    thin_transpose<T>(term.b, b);
   }
-  multiply_nt<Gemm, T>(s_rows, term.b, y.rows_between(term.begin, term.end), T(1), term.scale);
+  for (Index begin = term.begin; begin < term.end; begin += height) {
+    const Index end = std::min(term.end, begin + height);
+    MatrixView<const T> x_rows = x.rows_between(begin, end);
+    const MatrixView<T> s_rows = s.rows_between(begin, end);
+    if (term.dropout) low_rank_mask(term, begin, mask.rows_between(0, end - begin));
+    if (thin) {
+      thin_shrink<T>(x_rows, mask.data, term.a, T(1), s_rows, y.rows_between(begin, end));
+      thin_expand<T>(s_rows, term.scale, b, nullptr, y.rows_between(begin, end));
+      continue;
+    }
+    if (term.dropout) {
+      multiply_elements<T>(mask, x_rows, dropped.rows_between(0, end - begin));
+      x_rows = dropped.rows_between(0, end - begin);
+    }
+    multiply_nt<Gemm, T>(x_rows, term.a, s_rows);
+    multiply_nt<Gemm, T>(s_rows, term.b, y.rows_between(begin, end), T(1), term.scale);
+  }
 }
 
 /// Given dy, over the term's rows: grad_b += scale · dyᵀ S, dS = scale · dy B, grad_a += dSᵀ dropout(x), and, unless dx
@@ -73,33 +99,54 @@ void low_rank_forward(MatrixView<const T> x, const LowRankTerm<T>& term, MatrixV
 template <class Gemm, class T>
 void low_rank_backward(MatrixView<const T> dy, MatrixView<const T> x, MatrixView<const T> s, const LowRankTerm<T>& term,
                        MatrixView<T> dx, Arena<T>& arena) {
-  const Index rows = term.end - term.begin;
   const auto scope = arena.scope();
-  const MatrixView<const T> dy_rows = dy.rows_between(term.begin, term.end);
-  const MatrixView<const T> x_rows = x.rows_between(term.begin, term.end);
-  const MatrixView<T> ds = arena.matrix(rows, term.rank());
-  multiply_tn<Gemm, T>(dy_rows, s.rows_between(term.begin, term.end), term.grad_b, T(1), term.scale);
-  multiply_nn<Gemm, T>(dy_rows, term.b, ds, T(0), term.scale);
-  if (!term.dropout) {
-    multiply_tn<Gemm, T>(ds, x_rows, term.grad_a, T(1));
-    if (!dx.empty()) multiply_nn<Gemm, T>(ds, term.a, dx.rows_between(term.begin, term.end), T(1));
-    return;
+  const bool thin = is_thin<T>(term.rank(), x.cols, dy.cols);
+  const Index height = std::min(term.end - term.begin, thin_rows);
+  const MatrixView<T> ds = arena.matrix(height, term.rank());
+  MatrixView<T> mask, product, b, grad_b;
+  if (term.dropout) mask = arena.matrix(height, x.cols);
+  if (term.dropout && !thin) product = arena.matrix(height, x.cols);
+  if (thin) {
+    b = arena.matrix(term.rank(), dy.cols);
+    thin_transpose<T>(term.b, b);
+    grad_b = arena.matrix(term.rank(), dy.cols);
+    std::fill_n(grad_b.data, grad_b.size(), T(0));
   }
-  const MatrixView<T> block = arena.matrix(std::min(rows, dropout_rows), x.cols);
-  for (Index begin = 0; begin < rows; begin += dropout_rows) {
-    const Index end = std::min(rows, begin + dropout_rows);
-    const MatrixView<T> part = block.rows_between(0, end - begin);
-    const MatrixView<const T> ds_part = ds.rows_between(begin, end);
-    for (Index i = begin; i < end; ++i)
-      dropout_row(term.dropout, static_cast<std::uint32_t>(term.row_numbers[term.begin + i]), 0, x.cols, x_rows.row(i),
-                  part.row(i - begin));
-    multiply_tn<Gemm, T>(ds_part, part, term.grad_a, T(1));
+  for (Index begin = term.begin; begin < term.end; begin += height) {
+    const Index end = std::min(term.end, begin + height);
+    const MatrixView<const T> dy_rows = dy.rows_between(begin, end);
+    const MatrixView<const T> s_rows = s.rows_between(begin, end);
+    const MatrixView<T> ds_rows = ds.rows_between(0, end - begin);
+    MatrixView<const T> x_rows = x.rows_between(begin, end);
+    MatrixView<T> dx_rows;
+    if (!dx.empty()) dx_rows = dx.rows_between(begin, end);
+    if (term.dropout) low_rank_mask(term, begin, mask.rows_between(0, end - begin));
+    if (thin) {
+      thin_gather<T>(s_rows, dy_rows, nullptr, grad_b);
+      thin_shrink<T>(dy_rows, nullptr, b, term.scale, ds_rows, x_rows);
+      thin_gather<T>(ds_rows, x_rows, mask.data, term.grad_a);
+      if (!dx.empty()) thin_expand<T>(ds_rows, T(1), term.a, mask.data, dx_rows);
+      continue;
+    }
+    multiply_tn<Gemm, T>(dy_rows, s_rows, term.grad_b, T(1), term.scale);
+    multiply_nn<Gemm, T>(dy_rows, term.b, ds_rows, T(0), term.scale);
+    if (!term.dropout) {
+      multiply_tn<Gemm, T>(ds_rows, x_rows, term.grad_a, T(1));
+      if (!dx.empty()) multiply_nn<Gemm, T>(ds_rows, term.a, dx_rows, T(1));
+      continue;
+    }
+    const MatrixView<T> product_rows = product.rows_between(0, end - begin);
+    multiply_elements<T>(mask, x_rows, product_rows);
+    multiply_tn<Gemm, T>(ds_rows, product_rows, term.grad_a, T(1));
     if (dx.empty()) continue;
-    multiply_nn<Gemm, T>(ds_part, term.a, part);
-    for (Index i = begin; i < end; ++i)
-      dropout_row_add(term.dropout, static_cast<std::uint32_t>(term.row_numbers[term.begin + i]), 0, x.cols,
-                      part.row(i - begin), dx.row(term.begin + i));
+    multiply_nn<Gemm, T>(ds_rows, term.a, product_rows);
+    multiply_elements<T>(mask, product_rows, product_rows);
+    for (Index i = 0; i < dx_rows.rows; ++i)
+      for (Index j = 0; j < dx_rows.cols; ++j) dx_rows(i, j) += product_rows(i, j);
   }
+  if (thin)
+    for (Index j = 0; j < grad_b.cols; ++j)
+      for (Index r = 0; r < grad_b.rows; ++r) term.grad_b(j, r) += term.scale * grad_b(r, j);
 }
 
 }  // namespace fedlora::cpu
