@@ -34,7 +34,7 @@ Values transposed_times(const Values& a, const Values& b) {
 
 TEST_CASE_TEMPLATE_DEFINE("a frozen linear layer, forward and backward", B, linear) {
   using T = typename B::Scalar;
-  const typename B::ThreadScope scope{};
+  [[maybe_unused]] const typename B::ThreadScope scope{};
   for (const Index rows : row_counts)
     for (const Index in : widths)
       for (const Index out : {Index{1}, Index{16}, Index{33}}) {
@@ -69,7 +69,7 @@ TEST_CASE_TEMPLATE_APPLY(linear, Backends);
 
 TEST_CASE_TEMPLATE_DEFINE("a trainable linear layer, forward and backward", B, dense) {
   using T = typename B::Scalar;
-  const typename B::ThreadScope scope{};
+  [[maybe_unused]] const typename B::ThreadScope scope{};
   for (const Index rows : {Index{1}, Index{5}, Index{33}})
     for (const Index in : {Index{1}, Index{17}, Index{32}})
       for (const Index out : {Index{1}, Index{3}, Index{16}}) {

@@ -40,7 +40,7 @@ void check_low_rank(Index rows, Index in, Index out, std::vector<Term> terms) {
   CAPTURE(rows);
   CAPTURE(in);
   CAPTURE(out);
-  const typename B::ThreadScope scope{};
+  [[maybe_unused]] const typename B::ThreadScope scope{};
   typename B::Arena arena;
   std::vector<std::int32_t> numbers(static_cast<std::size_t>(rows));
   for (Index i = 0; i < rows; ++i) numbers[static_cast<std::size_t>(i)] = static_cast<std::int32_t>((i * 7 + 3) % 91);
@@ -150,7 +150,7 @@ TEST_CASE_TEMPLATE_DEFINE("low-rank terms with dropout draw one mask forward and
   const RandomKey key = derive_key(5, Purpose::adapter_dropout, 1, 2);
   for (const Index in : {Index{1}, Index{3}, Index{33}, Index{61}, Index{64}, Index{65}, Index{131}})
     check_low_rank<B>(17, in, 16, {term_of(0, 17, 4, in, 16, 2.0, Dropout(key, 0.25))});
-  for (const Index rows : {1, 63, 64, 65, 130})  // the dropped-out rows are made 64 at a time
+  for (const Index rows : {1, 63, 64, 65, 130})  // rows are taken in blocks
     check_low_rank<B>(rows, 15, 8, {term_of(0, rows, 3, 15, 8, 0.5, Dropout(key, 0.5))});
 }
 TEST_CASE_TEMPLATE_APPLY(low_rank_dropout, Backends);
