@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// make_predictor, for the translation units that instantiate it.
+#pragma once
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "command_line.hpp"
+#include "fedlora/lora/classifier.hpp"
+#include "fedlora/lora/language_model.hpp"
+#include "predict/predictor.hpp"
+
+namespace fedlora::examples {
+
+/// The label names: the adapter's, else config.json's, else LABEL_0, … as transformers has them.
+template <class Base>
+std::vector<std::string> predicted_labels(const Base& base, const PredictorOptions& options) {
+  std::optional<Index> count;
+  if (options.adapter_config) {
+    if (!options.adapter_config->id2label.empty()) return options.adapter_config->id2label;
+    count = options.adapter_config->num_labels;
+  }
+  for (const auto& [name, tensor] : base.head)
+    if (!count && (name == "classifier.weight" || name == "classifier.out_proj.weight" || name == "score.weight"))
+      count = tensor.rows;
+  const std::vector<std::string>& named = base.config().id2label;
+  if (!named.empty() && (!count || *count == static_cast<Index>(named.size()))) return named;
+  std::vector<std::string> labels;
+  for (Index i = 0; i < count.value_or(2); ++i) labels.push_back("LABEL_" + std::to_string(i));
+  return labels;
+}
+
+template <class Arch, class T>
+Predictor make_classifier(Pretrained<Arch, ProgramBackend<T>> base, const PredictorOptions& options, LoraConfig lora) {
+  using Model = SequenceClassifier<Arch, ProgramBackend<T>>;
+  ClassifierOptions classifier{predicted_labels(base, options), pooling_of(options.pooling), options.max_tokens, 0.0};
+  const auto model = std::make_shared<const Model>(std::move(base), std::move(classifier), lora);
+  if (options.adapter.empty() && !model->notes().empty())
+    fail<ConfigError>(options.model, "a checkpoint with a classification head, or an adapter", model->notes().front());
+  const auto adapter = std::make_shared<const Adapter<T>>(
+      options.adapter.empty() ? model->initial_adapter(0)
+                              : load_peft<T>(std::filesystem::path(options.adapter), model->layout()));
+  const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation* evaluation) {
+    const Dataset data = model->encode(table, threads);
+    const std::vector<T> logits = model->logits(*adapter, data, threads);
+    const std::vector<std::string>& names = model->labels();
+    std::vector<std::vector<Index>> confusion(names.size(), std::vector<Index>(names.size(), 0));
+    std::vector<Json> lines;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(data.size()); ++i) {
+      const std::span<const T> row(logits.data() + i * names.size(), names.size());
+      const auto best = static_cast<std::size_t>(std::max_element(row.begin(), row.end()) - row.begin());
+      lines.push_back({{"label", names[best]}, {"logits", std::vector<T>(row.begin(), row.end())}});
+      if (evaluation != nullptr) ++confusion[static_cast<std::size_t>(data.labels[i])][best];
+    }
+    if (evaluation != nullptr) {
+      const MatrixView<const T> all{logits.data(), data.size(), static_cast<Index>(names.size())};
+      *evaluation = evaluation_from(std::move(confusion),
+                                    ProgramBackend<T>::cross_entropy_loss(all, data.labels.data()));
+    }
+    return lines;
+  };
+  return {model->labels(), predict};
+}
+
+template <class Arch, class T>
+Predictor make_language_model(Pretrained<Arch, ProgramBackend<T>> base, const PredictorOptions& options,
+                              LoraConfig lora) {
+  if constexpr (!Arch::causal) {
+    fail<ConfigError>(options.model, "a causal model for next-token prediction", std::string(Arch::model_type));
+  } else {
+    using Model = LanguageModel<Arch, ProgramBackend<T>>;
+    const auto model = std::make_shared<const Model>(std::move(base), LanguageModelOptions{options.max_tokens, 0.0}, lora);
+    const auto adapter = std::make_shared<const Adapter<T>>(
+        options.adapter.empty() ? model->initial_adapter(0)
+                                : load_peft<T>(std::filesystem::path(options.adapter), model->layout()));
+    const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation*) {
+      std::vector<Json> lines;
+      for (const auto& loss : model->losses(*adapter, model->encode(table, threads), threads)) {
+        const Json mean = loss.tokens > 0 ? Json(loss.nll / static_cast<double>(loss.tokens)) : Json(nullptr);
+        lines.push_back({{"nll", mean}, {"tokens", loss.tokens}});
+      }
+      return lines;
+    };
+    return {{}, predict};
+  }
+}
+
+template <class Arch, class T>
+Predictor make_predictor(Pretrained<Arch, ProgramBackend<T>> base, const PredictorOptions& options) {
+  LoraConfig lora;
+  if (options.adapter_config)
+    lora = options.adapter_config->lora;
+  else
+    lora.head_only = true;
+  if (task_of(options, base.config()) == TaskType::causal_lm)
+    return make_language_model<Arch, T>(std::move(base), options, std::move(lora));
+  return make_classifier<Arch, T>(std::move(base), options, std::move(lora));
+}
+
+}  // namespace fedlora::examples

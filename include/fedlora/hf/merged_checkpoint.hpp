@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// A base with an adapter merged into it, as a directory that transformers loads.
+#pragma once
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "fedlora/backend/frozen_matrix.hpp"
+#include "fedlora/core/error.hpp"
+#include "fedlora/hf/checkpoint.hpp"
+#include "fedlora/io/file.hpp"
+#include "fedlora/io/json.hpp"
+#include "fedlora/io/safetensors.hpp"
+#include "fedlora/lora/adapter.hpp"
+#include "fedlora/lora/merge.hpp"
+#include "fedlora/nn/concepts.hpp"
+
+namespace fedlora {
+
+namespace detail {
+
+/// Files of a model directory that go along unchanged.
+inline constexpr const char* tokenizer_file_names[] = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",   "vocab.txt",
+    "vocab.json",     "merges.txt",            "tokenizer.model",         "chat_template.jinja"};
+
+/// The name of transformers' class: "LlamaForCausalLM".
+inline std::string transformers_class(std::string_view model_type, TaskType task) {
+  static const std::map<std::string_view, const char*> stems = {
+      {"bert", "Bert"}, {"distilbert", "DistilBert"}, {"roberta", "Roberta"}, {"llama", "Llama"}};
+  const auto stem = stems.find(model_type);
+  if (stem == stems.end()) fail<ConfigError>("model_type", "a family with a known class", in_quotes(model_type));
+  return std::string(stem->second) + (task == TaskType::causal_lm ? "ForCausalLM" : "ForSequenceClassification");
+}
+
+/// A tensor to be written, in F32 unless it is no floating-point tensor, or F64 before.
+struct OwnedTensor {
+  Dtype dtype = Dtype::f32;
+  std::vector<Index> shape;
+  std::vector<std::byte> bytes;
+
+  template <class W>
+  static OwnedTensor of(std::vector<Index> shape, std::span<const W> values) {
+    const auto bytes = std::as_bytes(values);
+    return {dtype_of<W>, std::move(shape), {bytes.begin(), bytes.end()}};
+  }
+};
+
+/// The checkpoint's tensor, widened, with the site's update (−1: none).
+template <class W, class T>
+OwnedTensor merged_tensor(const TensorView& tensor, const Adapter<T>& adapter, Index site) {
+  std::vector<W> values(static_cast<std::size_t>(tensor.size()));
+  copy_tensor(tensor, std::span<W>(values));
+  if (site >= 0) merge(adapter, site, std::span<W>(values));
+  return OwnedTensor::of<W>(tensor.shape, values);
+}
+
+}  // namespace detail
+
+/// Writes `base` with `adapter` merged into it: model.safetensors under the names of transformers' task model, config.json
+/// with that class and the labels, the tokenizer's files. Weights are widened to F32 (F64 stays), so that merging rounds
+/// once. Tensors that the task model does not have are left out. Files are replaced one by one, the weights first and
+/// config.json last.
+///
+/// \throws FormatError naming a module of the adapter that the checkpoint does not have, ConfigError when `directory` is
+///         the base itself, IoError.
+template <Architecture Arch, class T>
+void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::filesystem::path& directory) {
+  const AdapterLayout& layout = adapter.layout();
+  const std::string config_file = base.path_of("config.json");
+  Json config = parse_json(base.require("config.json"));
+  const ModelConfig model = Arch::read_config(config, config_file);
+  const Checkpoint checkpoint(base);
+  std::error_code error;
+  if (std::filesystem::equivalent(directory, base.name(), error))
+    fail<ConfigError>(directory.string(), "another directory than the base model's", "the same");
+
+  // A checkpoint of the bare base has no prefix; one of a task model has, on the base's tensors only.
+  const std::string prefix(Arch::names.prefix);
+  const std::vector<std::string> names = checkpoint.names();
+  const bool bare = std::none_of(names.begin(), names.end(), [&](const auto& name) { return name.starts_with(prefix); });
+  std::set<std::string> outside;  // tensors of the task model that are not the base's
+  if (layout.task == TaskType::causal_lm) {
+    outside.insert(std::string(Arch::names.lm_head) + ".weight");
+  } else {
+    for (const HeadLayer& layer : Arch::head(model)) outside.insert({layer.name + ".weight", layer.name + ".bias"});
+  }
+  std::map<std::string, Index> sites;
+  for (std::size_t i = 0; i < layout.sites.size(); ++i)
+    sites.emplace(layout.sites[i].name + ".weight", static_cast<Index>(i));
+
+  std::map<std::string, detail::OwnedTensor> tensors;
+  for (const std::string& stored : names) {
+    const std::string name = bare && !outside.contains(stored) ? prefix + stored : stored;
+    if (!name.starts_with(prefix) && !outside.contains(name)) continue;
+    if (layout.find_saved(name) != nullptr) continue;
+    const TensorView& tensor = *checkpoint.find(stored);
+    const auto site = sites.find(name);
+    const Index number = site == sites.end() ? -1 : site->second;
+    if (site != sites.end()) sites.erase(site);
+    if (tensor.dtype == Dtype::f64)
+      tensors.emplace(name, detail::merged_tensor<double>(tensor, adapter, number));
+    else if (tensor.dtype == Dtype::f32 || tensor.dtype == Dtype::f16 || tensor.dtype == Dtype::bf16)
+      tensors.emplace(name, detail::merged_tensor<float>(tensor, adapter, number));
+    else
+      tensors.emplace(name, detail::OwnedTensor{tensor.dtype, tensor.shape, {tensor.bytes.begin(), tensor.bytes.end()}});
+  }
+  if (!sites.empty())
+    fail<FormatError>(base.name() + ", tensor " + sites.begin()->first, "the weight that the adapter is for", "none");
+  for (const SavedTensor& saved : layout.saved) {
+    const auto values =
+        adapter.values().subspan(static_cast<std::size_t>(saved.offset), static_cast<std::size_t>(saved.size()));
+    const std::vector<float> rounded(values.begin(), values.end());
+    tensors.emplace(saved.name, detail::OwnedTensor::of<float>(saved.shape, rounded));
+  }
+
+  config["architectures"] = {detail::transformers_class(Arch::model_type, layout.task)};
+  config.erase("torch_dtype");
+  config["dtype"] = "float32";
+  if (layout.task == TaskType::sequence_classification) {
+    Json id2label = Json::object(), label2id = Json::object();
+    for (std::size_t i = 0; i < layout.id2label.size(); ++i) {
+      id2label[std::to_string(i)] = layout.id2label[i];
+      label2id[layout.id2label[i]] = i;
+    }
+    config.erase("num_labels");
+    config["id2label"] = std::move(id2label);
+    config["label2id"] = std::move(label2id);
+    config["problem_type"] = "single_label_classification";
+  }
+
+  std::vector<TensorToWrite> list;
+  for (const auto& [name, tensor] : tensors) list.push_back({name, tensor.dtype, tensor.shape, tensor.bytes});
+  std::filesystem::create_directories(directory, error);
+  if (error) fail<IoError>(directory.string(), "a directory to write to", error.message());
+  write_file_atomically(directory / "model.safetensors", std::string_view(safetensors_bytes(list, {{"format", "pt"}})));
+  for (const char* file : detail::tokenizer_file_names)
+    if (const auto bytes = base.open(file)) write_file_atomically(directory / file, bytes->data);
+  if (layout.task == TaskType::causal_lm)
+    if (const auto bytes = base.open("generation_config.json"))
+      write_file_atomically(directory / "generation_config.json", bytes->data);
+  write_file_atomically(directory / "config.json", std::string_view(config.dump(2) + "\n"));
+}
+
+}  // namespace fedlora
