@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The models and batches that the benchmarks share: encoders with random weights in memory, and the embedded stories260K.
+// The models and batches that the benchmarks share: encoders with random weights in memory, and the embedded
+// stories260K.
 #pragma once
 
 #include <chrono>
@@ -54,7 +55,8 @@ inline std::map<std::string, TensorView> random_tensors(Index layers, Index hidd
   norm("embeddings.LayerNorm");
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string prefix = "encoder.layer." + std::to_string(layer) + ".";
-    for (const char* name : {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"})
+    for (const char* name :
+         {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"})
       linear(prefix + name, hidden, hidden);
     linear(prefix + "intermediate.dense", 4 * hidden, hidden);
     linear(prefix + "output.dense", hidden, 4 * hidden);
@@ -97,7 +99,8 @@ inline Dataset random_dataset(const std::vector<Index>& lengths, Index vocab, In
   RandomSequence draws(derive_key(8, Purpose::user));
   for (const Index length : lengths) {
     std::vector<std::int32_t> ids;
-    for (Index i = 0; i < length; ++i) ids.push_back(static_cast<std::int32_t>(draws.below(static_cast<std::uint64_t>(vocab))));
+    for (Index i = 0; i < length; ++i)
+      ids.push_back(static_cast<std::int32_t>(draws.below(static_cast<std::uint64_t>(vocab))));
     data.append(ids, std::vector<std::int32_t>(ids.size(), 0));
     data.labels.push_back(static_cast<std::int32_t>(draws.below(static_cast<std::uint64_t>(labels))));
   }
@@ -114,7 +117,9 @@ inline std::vector<Index> sst2_lengths() {
 }
 
 #if defined(FEDLORA_HAVE_EMBEDDED)
-inline Bytes embedded_bytes(const std::string& name) { return {examples::embedded_file(name), nullptr, "embedded:" + name}; }
+inline Bytes embedded_bytes(const std::string& name) {
+  return {examples::embedded_file(name), nullptr, "embedded:" + name};
+}
 
 inline Pretrained<Llama, B> stories() {
   std::map<std::string, Bytes> files;
@@ -148,8 +153,12 @@ template <class Model>
 class Trainer {
  public:
   Trainer(const Model& model, const Dataset& data, Index batch)
-      : model_(model), data_(data), batches_(batches_of(data, batch)), adapter_(model.initial_adapter(1)),
-        gradient_(adapter_.values().size()), workspace_(model.backend()) {}
+      : model_(model),
+        data_(data),
+        batches_(batches_of(data, batch)),
+        adapter_(model.initial_adapter(1)),
+        gradient_(adapter_.values().size()),
+        workspace_(model.backend()) {}
 
   Index batches() const { return static_cast<Index>(batches_.size()); }
 

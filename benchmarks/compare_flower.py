@@ -9,7 +9,8 @@ round, batch 8, two rounds of one local epoch: 2 x 5 x 44 steps. LoRA r 8 on que
 as configured (LoRA 0.1); one evaluation of the global adapter on dev.tsv at the end. Flower (`pip install
 "flwr[simulation]"`) runs two actors of one thread, each keeping its model between clients; ours runs `fedlora-federation
 --threads 2`. Seconds are those of the whole process, memory is the peak of the summed proportional set size (shared pages
-counted once) of the process and its children, sampled five times a second.
+counted once) of the process and its children, sampled five times a second, or the high-water mark of the process itself where that
+is more.
 """
 
 import argparse
@@ -159,6 +160,17 @@ def tree_mib(root):
     return total / 1024
 
 
+def high_water_mib(process):
+    """Peak resident set of one process so far, MiB: it also holds what rose and fell between two samples."""
+    try:
+        for line in pathlib.Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0
+
+
 def measure(command, environment):
     """Seconds and peak MiB of a command that must succeed."""
     peak, done = 0.0, threading.Event()
@@ -169,7 +181,7 @@ def measure(command, environment):
         def watch():
             nonlocal peak
             while not done.wait(0.2):
-                peak = max(peak, tree_mib(process.pid))
+                peak = max(peak, tree_mib(process.pid), high_water_mib(process.pid))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -188,8 +200,9 @@ def ours(arguments, scratch):
     out = scratch / "out"
     sst2 = pathlib.Path(arguments.data) / "sst2"
     result = measure(
-        [arguments.ours, "--mode", "federated", "--model", arguments.model,
-         "--train", sst2 / "train.tsv", "--test", sst2 / "dev.tsv", "--text-column", "1", "--label-column", "2", "--clients", str(CLIENTS), "--partition", "iid",
+        [arguments.ours, "--mode", "federated", "--model", arguments.model, "--train", sst2 / "train.tsv",
+         "--test", sst2 / "dev.tsv", "--text-column", "1", "--label-column", "2",
+         "--clients", str(CLIENTS), "--partition", "iid",
          "--cohort", str(COHORT / CLIENTS), "--rounds", str(arguments.rounds), "--eval-every", str(arguments.rounds),
          "--local-epochs", "1", "--batch", str(BATCH), "--lr", str(LR), "--rank", str(RANK), "--alpha", "16",
          "--dropout", "0.1", "--targets", "query,value", "--max-tokens", "128", "--threads", "2", "--out", out], {"OMP_NUM_THREADS": "1"})

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A federated round of MiniLM's shape, the aggregation of a hundred adapters, and what registered clients cost in memory.
+// A federated round of MiniLM's shape, the aggregation of a hundred adapters, and what registered clients cost in
+// memory.
 #include <benchmark/benchmark.h>
 #include <malloc.h>
 
@@ -35,7 +36,8 @@ Dataset sentences(Index clients) {
 /// Five clients of four steps of eight sentences, then their mean; range(0) threads.
 void minilm_round(benchmark::State& state) {
   const auto model = minilm(0.1);
-  const auto clients = make_clients(model, sentences(5), partition_iid(5 * 346, {.clients = 5, .seed = 1}), AdamW{.lr = 1e-3});
+  const auto clients =
+      make_clients(model, sentences(5), partition_iid(5 * 346, {.clients = 5, .seed = 1}), AdamW{.lr = 1e-3});
   Adapter<float> global = model.initial_adapter(1);
   LocalPlan plan;
   plan.steps = 4;
@@ -71,8 +73,8 @@ void aggregate_100(benchmark::State& state) {
 }
 BENCHMARK(aggregate_100)->Unit(benchmark::kMillisecond);
 
-/// One step of one client after registering range(0) clients that share the same sentences; MiB: resident memory that the
-/// registration and the step added to the base with its data.
+/// One step of one client after registering range(0) clients that share the same sentences; MiB: resident memory that
+/// the registration and the step added to the base with its data.
 void registered_clients(benchmark::State& state) {
   const auto model = minilm(0.1);
   const auto data = std::make_shared<const Dataset>(sentences(20));
@@ -80,8 +82,8 @@ void registered_clients(benchmark::State& state) {
   const double before = resident_mib();
   double after = before;
   for (auto _ : state) {
-    const auto clients =
-        make_clients(model, data, partition_iid(data->size(), {.clients = state.range(0), .seed = 1}), AdamW{.lr = 1e-3});
+    const auto clients = make_clients(model, data, partition_iid(data->size(), {.clients = state.range(0), .seed = 1}),
+                                      AdamW{.lr = 1e-3});
     const Adapter<float> global = model.initial_adapter(1);
     LocalPlan plan;
     plan.steps = 1;

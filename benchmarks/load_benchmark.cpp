@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loading a checkpoint of MiniLM's size (float32, a temporary directory, warm in the page cache): weights are mapped, so this is
-// config.json, the safetensors header and its checks, and the model's tables. `touched` also reads every weight once.
+// Loading a checkpoint of MiniLM's size (float32, a temporary directory, warm in the page cache): weights are mapped,
+// so this is config.json, the safetensors header and its checks, and the model's tables. `touched` also reads every
+// weight once.
 #include <benchmark/benchmark.h>
 #include <stdlib.h>
 

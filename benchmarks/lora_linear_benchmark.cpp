@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A linear layer with a LoRA term against the bare products of the same shape. Both are timed in every iteration, one after the
-// other, in CPU time of this thread, and `ratio` is that of their medians: other programs on the machine disturb it little.
+// A linear layer with a LoRA term against the bare products of the same shape. Both are timed in every iteration, one
+// after the other, in CPU time of this thread, and `ratio` is that of their medians: other programs on the machine
+// disturb it little.
 #include <benchmark/benchmark.h>
 #include <time.h>
 
@@ -43,15 +44,16 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-/// y = x Wᵀ + bias + scale · dropout(x) Aᵀ Bᵀ and, with `backward`, dx and the gradients of A and B, against x Wᵀ and dy W.
+/// y = x Wᵀ + bias + scale · dropout(x) Aᵀ Bᵀ and, with `backward`, dx and the gradients of A and B, against x Wᵀ and
+/// dy W.
 template <class Gemm>
 void lora_linear(benchmark::State& state, const Shape& shape, bool backward) {
   using B = CpuBackend<float, Gemm>;
   [[maybe_unused]] const typename B::ThreadScope scope{};
   const auto [rows, in, out, rank, dropout] = shape;
   const std::vector<float> x_values = random_values(rows * in, 1), w_values = random_values(out * in, 2),
-                           a = random_values(rank * in, 3), b = random_values(out * rank, 4), bias = random_values(out, 5),
-                           dy_values = random_values(rows * out, 6);
+                           a = random_values(rank * in, 3), b = random_values(out * rank, 4),
+                           bias = random_values(out, 5), dy_values = random_values(rows * out, 6);
   std::vector<float> y_values(static_cast<std::size_t>(rows * out)), dx_values(x_values.size()),
       s_values(static_cast<std::size_t>(rows * rank)), grad_a(a.size()), grad_b(b.size());
   std::vector<std::int32_t> row_numbers(static_cast<std::size_t>(rows));
@@ -60,8 +62,7 @@ void lora_linear(benchmark::State& state, const Shape& shape, bool backward) {
 
   const MatrixView<const float> x(x_values.data(), rows, in), dy(dy_values.data(), rows, out);
   const MatrixView<float> y(y_values.data(), rows, out), dx(dx_values.data(), rows, in), s(s_values.data(), rows, rank);
-  const FrozenMatrix w =
-      B::adopt(Dtype::f32, out, in, std::as_bytes(std::span(w_values)), nullptr, "random");
+  const FrozenMatrix w = B::adopt(Dtype::f32, out, in, std::as_bytes(std::span(w_values)), nullptr, "random");
   LowRankTerm<float> term;
   term.end = rows;
   term.a = {a.data(), rank, in};
@@ -107,12 +108,13 @@ void lora_linear(benchmark::State& state, const Shape& shape, bool backward) {
 template <class Gemm>
 void add(const Shape& shape) {
   for (const bool backward : {false, true}) {
-    const std::string name = std::string(backward ? "forward_backward" : "forward") + "/" + std::to_string(shape.rows) + "/" +
-                             std::to_string(shape.in) + "/" + std::to_string(shape.out) + "/r" +
+    const std::string name = std::string(backward ? "forward_backward" : "forward") + "/" + std::to_string(shape.rows) +
+                             "/" + std::to_string(shape.in) + "/" + std::to_string(shape.out) + "/r" +
                              std::to_string(shape.rank) + "/p" + (shape.dropout > 0 ? "0.1" : "0") + "/" + Gemm::name;
-    benchmark::RegisterBenchmark(name.c_str(), [shape, backward](benchmark::State& state) {
-      lora_linear<Gemm>(state, shape, backward);
-    })->UseManualTime()->Unit(benchmark::kMicrosecond);
+    benchmark::RegisterBenchmark(
+        name.c_str(), [shape, backward](benchmark::State& state) { lora_linear<Gemm>(state, shape, backward); })
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond);
   }
 }
 

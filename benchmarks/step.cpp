@@ -38,20 +38,22 @@ struct Product {
 
 /// Median seconds of one product with a GEMM policy.
 template <class Gemm>
-double seconds_of(const Product& product, const std::vector<float>& a, const std::vector<float>& b, std::vector<float>& c) {
+double seconds_of(const Product& product, const std::vector<float>& a, const std::vector<float>& b,
+                  std::vector<float>& c) {
   std::vector<double> times;
   for (int repeat = 0; repeat < 7; ++repeat) {
     const auto start = Clock::now();
-    Gemm::template multiply<float>(false, !product.backward, product.m, product.n, product.k, 1.0f, a.data(), product.k, b.data(),
-                                   product.backward ? product.n : product.k, 0.0f, c.data(), product.n);
+    Gemm::template multiply<float>(false, !product.backward, product.m, product.n, product.k, 1.0f, a.data(), product.k,
+                                   b.data(), product.backward ? product.n : product.k, 0.0f, c.data(), product.n);
     times.push_back(seconds_since(start));
   }
   std::nth_element(times.begin(), times.begin() + 3, times.end());
   return times[3];
 }
 
-/// Milliseconds that the frozen products of a step take by themselves, in the faster of the GEMMs at hand: forward, and dX of
-/// what backward needs. The last block's rows are those the head reads; the lowest block has no dX of query, key and value.
+/// Milliseconds that the frozen products of a step take by themselves, in the faster of the GEMMs at hand: forward, and
+/// dX of what backward needs. The last block's rows are those the head reads; the lowest block has no dX of query, key
+/// and value.
 double roof_ms(const ModelConfig& config, bool gated, Index rows, Index sequences) {
   std::vector<Product> products;
   const Index hidden = config.hidden_size;
@@ -91,7 +93,8 @@ double roof_ms(const ModelConfig& config, bool gated, Index rows, Index sequence
 }
 
 template <class Model>
-void run(const std::string& name, const Model& model, const Dataset& data, Index batch, bool gated, int threads, double seconds) {
+void run(const std::string& name, const Model& model, const Dataset& data, Index batch, bool gated, int threads,
+         double seconds) {
   struct Result {
     Index steps = 0;
     double elapsed = 0;
@@ -122,9 +125,11 @@ void run(const std::string& name, const Model& model, const Dataset& data, Index
   const Index rows = tokens / static_cast<Index>(batches.size());
   [[maybe_unused]] const typename B::ThreadScope scope{};
   const double roof = roof_ms(model.base().config(), gated, rows, batch);
-  std::printf("{\"case\": \"%s\", \"threads\": %d, \"gemm\": \"%s\", \"ms_per_step\": %.4f, \"roof_ms\": %.4f, \"peak_mib\": %.1f, "
-              "\"tokens\": %lld}\n",
-              name.c_str(), threads, BestGemm::name, 1000 / rate, roof, peak, static_cast<long long>(rows));
+  std::printf(
+      "{\"case\": \"%s\", \"threads\": %d, \"gemm\": \"%s\", \"ms_per_step\": %.4f, \"roof_ms\": %.4f, \"peak_mib\": "
+      "%.1f, "
+      "\"tokens\": %lld}\n",
+      name.c_str(), threads, BestGemm::name, 1000 / rate, roof, peak, static_cast<long long>(rows));
 }
 
 int bench(int argc, char** argv) {

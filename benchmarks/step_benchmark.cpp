@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A training step of one client on one thread: forward, backward, AdamW. Consecutive iterations take consecutive batches.
+// A training step of one client on one thread: forward, backward, AdamW. Consecutive iterations take consecutive
+// batches.
 #include <benchmark/benchmark.h>
 
 #include "cases.hpp"

@@ -24,7 +24,8 @@ void tokenize(benchmark::State& state, const Tokenizer& tokenizer, const std::ve
   state.counters["tokens"] = benchmark::Counter(tokens, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-void add(const std::string& name, std::shared_ptr<const Tokenizer> tokenizer, std::shared_ptr<const std::vector<std::string>> lines) {
+void add(const std::string& name, std::shared_ptr<const Tokenizer> tokenizer,
+         std::shared_ptr<const std::vector<std::string>> lines) {
   benchmark::RegisterBenchmark(name.c_str(), [tokenizer, lines](benchmark::State& state) {
     tokenize(state, *tokenizer, *lines);
   })->Unit(benchmark::kMillisecond);
@@ -34,18 +35,22 @@ int run(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   const char* set = std::getenv("FEDLORA_DATA");
-  const std::filesystem::path data = set != nullptr ? std::filesystem::path(set) : std::filesystem::path(FEDLORA_BENCHMARK_DIR) / "../../shared/data";
+  const std::filesystem::path data =
+      set != nullptr ? std::filesystem::path(set) : std::filesystem::path(FEDLORA_BENCHMARK_DIR) / "../../shared/data";
   std::shared_ptr<const std::vector<std::string>> lines;
   if (std::filesystem::exists(data / "sst2" / "train.tsv"))
-    lines = std::make_shared<const std::vector<std::string>>(read_table(data / "sst2" / "train.tsv", {.text = {"1"}}).text);
+    lines =
+        std::make_shared<const std::vector<std::string>>(read_table(data / "sst2" / "train.tsv", {.text = {"1"}}).text);
 #if defined(FEDLORA_HAVE_EMBEDDED)
   const auto utterance_lines = std::make_shared<const std::vector<std::string>>(
       read_table(embedded_bytes("domain_train.tsv"), {.text = {"text"}, .label = "domain"}).text);
   if (!lines) lines = utterance_lines;
   add("stories260K_bpe", stories().tokenizer, utterance_lines);
 #endif
-  for (const auto& [name, directory] : {std::pair{"bert_wordpiece", "bert-base-uncased"}, {"roberta_byte_bpe", "roberta-base"},
-                                        {"gpt2_byte_bpe", "gpt2"}, {"phi3_llama_bpe", "phi-3-mini"}}) {
+  for (const auto& [name, directory] : {std::pair{"bert_wordpiece", "bert-base-uncased"},
+                                        {"roberta_byte_bpe", "roberta-base"},
+                                        {"gpt2_byte_bpe", "gpt2"},
+                                        {"phi3_llama_bpe", "phi-3-mini"}}) {
     const std::filesystem::path path = data / "tokenizers" / directory;
     if (lines && std::filesystem::exists(path))
       add(name, std::make_shared<const Tokenizer>(load_tokenizer(path)), lines);

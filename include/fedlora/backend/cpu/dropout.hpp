@@ -93,8 +93,7 @@ void dropout_row(const Dropout& dropout, std::uint32_t row, std::uint32_t plane,
     std::memcpy(words, &low, sizeof low);
     std::memcpy(words + 16, &high, sizeof high);
     const Index count = size - column < dropout_block ? size - column : dropout_block;
-    for (Index i = 0; i < count; ++i)
-      to[column + i] = words[i] >= dropout.threshold ? from[column + i] * scale : T(0);
+    for (Index i = 0; i < count; ++i) to[column + i] = words[i] >= dropout.threshold ? from[column + i] * scale : T(0);
   }
 }
 

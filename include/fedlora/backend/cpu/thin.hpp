@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products with a thin factor, a few ranks wide: S = X Aᵀ, Y += S A, G += Sᵀ X. A general GEMM spends its time packing the
-// wide operand for them; these read it once, row by row. With a mask (0 or the dropout's scale, element by element) they
-// see mask ∘ X, or add mask ∘ (S A). Sums depend on the shapes alone.
+// Products with a thin factor, a few ranks wide: S = X Aᵀ, Y += S A, G += Sᵀ X. A general GEMM spends its time packing
+// the wide operand for them; these read it once, row by row. With a mask (0 or the dropout's scale, element by element)
+// they see mask ∘ X, or add mask ∘ (S A). Sums depend on the shapes alone.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +37,8 @@ template <class T, Index Length>
       return static_cast<int>(segment * Length + offset);  // b's lanes follow a's
     };
     result = __builtin_shufflevector(a, b, from(P)...) + __builtin_shufflevector(a, b, (from(P) + int(Length / 2))...);
-  }(std::make_index_sequence<static_cast<std::size_t>(lanes)>{});
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(lanes)>{});
 }
 
 /// values[r] = the sum of the lanes of sums[r], by halves.
@@ -78,8 +79,7 @@ struct Tail {
 
   Tail(const T* a_data, Index stride, Index cols) : begin(cols - lane_count<T>), fresh(cols % lane_count<T>) {
     if (fresh == 0) return;
-    for (int r = 0; r < R; ++r)
-      std::copy_n(a_data + r * stride + cols - fresh, fresh, a[r] + lane_count<T> - fresh);
+    for (int r = 0; r < R; ++r) std::copy_n(a_data + r * stride + cols - fresh, fresh, a[r] + lane_count<T> - fresh);
   }
 };
 
@@ -108,7 +108,8 @@ void shrink_rows(const MatrixView<const T>& x, const T* mask, const T* a, Index 
     Lanes<T> values[Rows];
     if (column < soon.cols)
       for (int g = 0; g < Rows; ++g) __builtin_prefetch(soon.row(i + g) + column, 1);
-    for (int g = 0; g < Rows; ++g) load_masked<T, Masked>(values[g], row[g] + column, mask_row[g] + (Masked ? column : 0));
+    for (int g = 0; g < Rows; ++g)
+      load_masked<T, Masked>(values[g], row[g] + column, mask_row[g] + (Masked ? column : 0));
     for (int r = 0; r < R; ++r) {
       Lanes<T> factor;
       load<T>(factor, a_at + r * a_stride);
