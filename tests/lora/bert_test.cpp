@@ -11,4 +11,6 @@ TEST_CASE("BERT's gradients are the slopes of its loss") { check_all_gradients<B
 
 TEST_CASE("BERT's backward pass stops early only where nothing is lost") { check_early_stop<Bert>(); }
 
+TEST_CASE("BERT's hidden dropout acts where transformers has it") { check_dropout_places<Bert>(true); }
+
 }  // namespace fedlora::tests

@@ -104,6 +104,25 @@ TEST_CASE("dropouts follow config.json, unless they are overridden, and are off 
   CHECK(own.logits(adapter, data, 1) == off.logits(adapter, data, 1));
 }
 
+TEST_CASE("every site draws its own mask") {
+  for (const double dropout : {0.0, 0.25}) {
+    const Model model(tiny_base<Bert>(), {.base_dropout = 0.0},
+                      {.rank = 2, .dropout = dropout, .target_modules = {"query", "value"}});
+    auto adapter = random_adapter<double>(model.layout());
+    const MatrixView<double> query = adapter.a(0), value = adapter.a(1);
+    std::copy_n(query.data, query.size(), value.data);
+    const Dataset data = tiny_data({4, 2, 5});
+    Model::Workspace workspace(model.backend());
+    std::vector<double> gradient(adapter.values().size(), 0.0);
+    model.accumulate_gradient(workspace, data, all_of(data), adapter.values(), gradient, 1, {});
+    const auto kept = [&](LayerLinear which) {  // S = dropout(x) Aᵀ of the first block
+      const MatrixView<double> s = workspace.blocks[0].s[static_cast<std::size_t>(which)];
+      return std::vector<double>(s.data, s.data + s.size());
+    };
+    CHECK((kept(LayerLinear::query) == kept(LayerLinear::value)) == (dropout == 0.0));
+  }
+}
+
 TEST_CASE("an adapter whose B is zero changes nothing") {
   const auto base = tiny_base<Bert>();
   const Dataset data = tiny_data({4, 2, 5});

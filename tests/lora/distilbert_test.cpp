@@ -11,4 +11,6 @@ TEST_CASE("DistilBERT's gradients are the slopes of its loss") { check_all_gradi
 
 TEST_CASE("DistilBERT's backward pass stops early only where nothing is lost") { check_early_stop<DistilBert>(); }
 
+TEST_CASE("DistilBERT's hidden dropout acts where transformers has it") { check_dropout_places<DistilBert>(false); }
+
 }  // namespace fedlora::tests

@@ -54,6 +54,9 @@ void check_all_gradients() {
   check_gradient_of(TinyClassifier<Arch>(base, {.pooling = Pooling::mean}, dropped), "mean pooling", 5);
   check_gradient_of(TinyClassifier<Arch>(base, {}, {.rank = 1, .alpha = 1, .head_only = true}), "head alone");
 
+  const Json three = Arch::model_type == "distilbert" ? Json{{"n_layers", 3}} : Json{{"num_hidden_layers", 3}};
+  check_gradient_of(TinyClassifier<Arch>(tiny_base<Arch>(2, three), {}, everywhere), "three blocks", 7);
+
   // Where backward stops early: at each linear layer of the top block, and of the lower one, alone.
   for (const Index layer : {0, 1})
     for (std::size_t i = 0; i < layer_linears; ++i) {
@@ -109,6 +112,39 @@ void check_early_stop() {
                       entry.key);
       }
   }
+}
+
+/// Where the hidden dropout acts in training, as in transformers: on the embeddings, after the attention's output layer
+/// (not in DistilBERT), after the MLP. Each place is looked at alone, with zeros at the others.
+template <class Arch>
+void check_dropout_places(bool after_attention) {
+  const Json only_hidden = Arch::model_type == "distilbert"
+                               ? Json{{"attention_dropout", 0.0}, {"seq_classif_dropout", 0.0}}
+                               : Json{{"attention_probs_dropout_prob", 0.0}, {"classifier_dropout", 0.0}};
+  const auto acts = [&](bool embeddings, bool attention, bool mlp) {
+    const auto base = tiny_base<Arch>(1, only_hidden, [&](TinyTensors& tensors) {
+      const auto clear = [&](const std::string& name) {
+        for (const char* part : {".weight", ".bias"}) {
+          auto& values = tensors.at(name + part).second;
+          std::fill(values.begin(), values.end(), 0.0);
+        }
+      };
+      if (!embeddings) clear(std::string(Arch::names.prefix) + std::string(Arch::names.embedding_norm));
+      for (const Index layer : {0, 1}) {
+        if (!attention) clear(Arch::names.linear(layer, LayerLinear::output));
+        if (!mlp) clear(Arch::names.linear(layer, LayerLinear::down));
+      }
+    });
+    const LoraConfig head{.head_only = true};
+    const TinyClassifier<Arch> noisy(base, {}, head), quiet(base, {.base_dropout = 0.0}, head);
+    const auto adapter = random_adapter<double>(noisy.layout());
+    const Dataset data = tiny_data({4, 1, 7, 2});
+    return gradient_at(noisy, adapter, data).second != gradient_at(quiet, adapter, data).second;
+  };
+  CHECK_FALSE(acts(false, false, false));
+  CHECK(acts(true, false, false));
+  CHECK(acts(false, true, false) == after_attention);
+  CHECK(acts(false, false, true));
 }
 
 }  // namespace fedlora::tests

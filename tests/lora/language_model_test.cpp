@@ -46,8 +46,8 @@ TEST_CASE("a language model's gradients are the slopes of its loss") {
   const Model model(tiny_base<Llama>(), {}, everywhere);
   const Dataset data = tiny_data({4, 1, 7, 2});
   const auto adapter = random_adapter<double>(model.layout());
-  const auto report =
-      testing::check_model_gradient(model, data, all_of(data), adapter.values(), {5, 2, 3, 1, 0}, {.every = 2});
+  const auto report = testing::check_model_gradient(model, data, all_of(data), adapter.values(), {5, 2, 3, 1, 0},
+                                                    {.step = 2e-6, .every = 2});
   CHECK_MESSAGE(report.within(2e-7), report.text());
   CHECK(model.loss_count(data, all_of(data)) == 3 + 0 + 6 + 1);
 }
@@ -131,9 +131,14 @@ TEST_CASE("rotary frequencies are stretched as config.json asks") {
   };
   CHECK(llama3(1e6) == plain);  // every wavelength is short beside the context
   CHECK(llama3(1e-3) == logits({{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}}));  // every one is long
-  const auto between = llama3(40.0);
-  CHECK(between != plain);
-  CHECK(between != llama3(1e-3));
+  // Between: of the two frequencies 1 and theta^-1/2, with wavelengths 6.28 (short: kept) and 28.1, the second becomes
+  // (1 - s) f / 2 + s f with s = (40 / 28.1 - 1) / (4 - 1). Another theta gives just that.
+  const double pi = 3.14159265358979323846;
+  const double f = std::pow(20.0, -0.5);
+  const double smooth = (40 * f / (2 * pi) - 1) / 3;
+  const double stretched = (1 - smooth) * f / 2 + smooth * f;
+  CHECK(difference(llama3(40.0), logits({{"rope_theta", 1 / (stretched * stretched)}})) <= 1e-12);
+  CHECK(llama3(40.0) != plain);
 }
 
 TEST_CASE("a base without an output layer is refused") {

@@ -11,4 +11,6 @@ TEST_CASE("RoBERTa's gradients are the slopes of its loss") { check_all_gradient
 
 TEST_CASE("RoBERTa's backward pass stops early only where nothing is lost") { check_early_stop<Roberta>(); }
 
+TEST_CASE("RoBERTa's hidden dropout acts where transformers has it") { check_dropout_places<Roberta>(true); }
+
 }  // namespace fedlora::tests

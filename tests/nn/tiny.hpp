@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -102,13 +103,15 @@ TinyTensors tiny_tensors(const ModelConfig& config, std::uint64_t seed) {
   return tensors;
 }
 
-/// A tiny base of family Arch, with its head. `patch` changes config.json.
+/// A tiny base of family Arch, with its head. `patch` changes config.json, `edit` the tensors.
 template <class Arch, class B = CpuBackend<double>>
-Pretrained<Arch, B> tiny_base(std::uint64_t seed = 1, const Json& patch = Json::object()) {
+Pretrained<Arch, B> tiny_base(std::uint64_t seed = 1, const Json& patch = Json::object(),
+                              const std::function<void(TinyTensors&)>& edit = {}) {
   Json json = tiny_config<Arch>();
   json.update(patch);
   const ModelConfig config = Arch::read_config(json, "tiny/config.json");
-  const auto tensors = std::make_shared<const TinyTensors>(tiny_tensors<Arch>(config, seed));
+  const auto tensors = std::make_shared<TinyTensors>(tiny_tensors<Arch>(config, seed));
+  if (edit) edit(*tensors);
   std::map<std::string, TensorView> views;
   for (const auto& [name, value] : *tensors) {
     TensorView& view = views[name];

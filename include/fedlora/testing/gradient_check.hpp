@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,8 +44,11 @@ struct GradientReport {
   bool within(double tolerance) const { return compared > 0 && worst_error <= tolerance; }
   /// One line for a test's message.
   std::string text() const {
-    return std::to_string(compared) + " entries, worst error " + std::to_string(worst_error) + " at " + name +
-           ": analytic " + std::to_string(analytic) + ", numeric " + std::to_string(numeric);
+    std::ostringstream line;
+    line.precision(9);
+    line << compared << " entries, worst error " << worst_error << " at " << name << ": analytic " << analytic
+         << ", numeric " << numeric;
+    return line.str();
   }
 };
 
