@@ -86,6 +86,13 @@ inline std::optional<Pooling> pooling_of(const std::string& name) {
   return std::nullopt;
 }
 
+/// What every program's options have in common; before the first is added. An option given twice has its last value, so
+/// that a script can put its own after a person's.
+inline void set_conventions(CLI::App& app) {
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app.get_formatter()->column_width(34);
+}
+
 /// Parses the command line and runs `body`, which returns the exit status.
 inline int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
   const std::string name = app.get_name();

@@ -44,6 +44,7 @@ std::shared_ptr<const AdapterLayout> layout_of(const Pretrained<Arch, B>& base, 
 int main(int argc, char** argv) {
   CLI::App app("Writes a checkpoint that transformers loads: the base with the adapter's matrices added to its weights.",
                "fedlora-merge");
+  set_conventions(app);
   std::string model, adapter, out;
   app.add_option("--model", model, "Directory or org/name in the Hugging Face cache")->required();
   app.add_option("--adapter", adapter, "PEFT adapter")->required();

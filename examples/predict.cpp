@@ -67,6 +67,7 @@ Predictor load(const PredictorOptions& options) {
 int main(int argc, char** argv) {
   CLI::App app("Reads texts and writes a JSON object per text: logits and label, or for a language model nll and tokens.",
                "fedlora-predict");
+  set_conventions(app);
   PredictorOptions options;
   std::string file, text_column = "text", dtype = "f32";
   TableColumns columns;

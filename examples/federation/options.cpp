@@ -30,7 +30,7 @@ std::string Options::natural_column() const { return partition.starts_with(natur
 std::vector<std::string> Options::text_columns() const { return comma_separated(text_column); }
 
 void declare(CLI::App& app, Options& o) {
-  app.get_formatter()->column_width(34);
+  set_conventions(app);
   const auto fraction = number("a fraction in (0, 1]", [](double value) { return value > 0 && value <= 1; });
 
   app.add_option("--model", o.model, "Directory or org/name in the Hugging Face cache [the stories260K in the program]")

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+// fedlora-federation as people script it: files, exit statuses, repeatability, kills, interrupts, wrong input.
+#include <doctest/doctest.h>
+
+#include <chrono>
+#include <map>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "fedlora/io/json.hpp"
+#include "program.hpp"
+
+namespace fedlora::tests {
+namespace {
+
+using Arguments = std::vector<std::string>;
+namespace fs = std::filesystem;
+
+/// A small federation on texts of two easily told kinds, with the model that is in the program.
+struct Federation {
+  TemporaryDirectory scratch;
+  fs::path train = scratch.path() / "train.csv", test = scratch.path() / "test.csv";
+
+  Federation() {
+    write_text(train, table(48));
+    write_text(test, table(12));
+  }
+
+  static std::string table(int rows) {
+    std::string text = "text,label,who\n";
+    for (int i = 0; i < rows; ++i)
+      text += (i % 2 == 0 ? "\"The cat, number " : "\"I paid the bank ") + std::to_string(i) + "\"," +
+              (i % 2 == 0 ? "animals" : "money") + ",person" + std::to_string(i % 3) + "\n";
+    return text;
+  }
+
+  Arguments arguments(const std::string& out, Arguments more = {}) const {
+    Arguments all = {"--train",  train.string(), "--test",  test.string(), "--clients", "4", "--rounds", "5",
+                     "--batch",  "4",            "--seed",  "3",           "--reference-epochs", "2",
+                     "--partition", "iid",       "--out",   (scratch.path() / out).string()};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  Finished run(const std::string& out, Arguments more = {}) const {
+    return run_program(scratch.path(), "federation", arguments(out, std::move(more)));
+  }
+  Json summary(const std::string& out) const {
+    return Json::parse(read_text(scratch.path() / out / "summary.json"));
+  }
+  /// All that must not depend on how a run came about: digests, and the rows without their seconds.
+  std::string result(const std::string& out) const {
+    std::string text;
+    const Json all = summary(out);
+    for (const char* mode : {"head", "local", "federated", "centralised"})
+      if (all.contains(mode)) text += all[mode]["adapter_sha256"].get<std::string>() + "\n";
+    std::istringstream lines(read_text(scratch.path() / out / "metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      Json row = Json::parse(line);
+      row.erase("seconds");
+      text += row.dump() + "\n";
+    }
+    return text;
+  }
+};
+
+TEST_CASE("a run writes the files that it promises") {
+  const Federation federation;
+  const Finished run = federation.run("out");
+  INFO(run.err);
+  REQUIRE(run.status == 0);
+  CHECK(run.out.find("trainable params: ") != std::string::npos);
+  CHECK(run.out.find("bytes per client and round: ") != std::string::npos);
+  CHECK(run.out.find("federated   round 5 of 5: accuracy ") != std::string::npos);
+  CHECK(run.out.find("centralised  ") != std::string::npos);
+
+  const Json summary = federation.summary("out");
+  CHECK(summary["config"]["clients"] == 4);
+  CHECK(summary["config"]["labels"] == Json({"animals", "money"}));
+  for (const char* mode : {"head", "local", "federated", "centralised"}) {
+    INFO(mode);
+    const Json& entry = summary[mode];
+    for (const char* field : {"accuracy", "loss", "macro_f1", "seconds", "bytes_up", "bytes_down"})
+      CHECK(entry[field].is_number());
+    CHECK(entry["adapter_sha256"].get<std::string>().size() == 64);
+    CHECK((entry["bytes_up"] > 0) == (std::string(mode) == "federated"));
+  }
+  std::map<std::string, int> rows;
+  std::istringstream lines(read_text(federation.scratch.path() / "out/metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);) ++rows[Json::parse(line)["mode"].get<std::string>()];
+  CHECK(rows == std::map<std::string, int>{{"head", 2}, {"local", 2}, {"federated", 5}, {"centralised", 2}});
+  CHECK(read_text(federation.scratch.path() / "out/metrics.csv").starts_with("mode,round,clients,"));
+  CHECK(fs::exists(federation.scratch.path() / "out/adapter/adapter_config.json"));
+
+  // Finished runs are not run again, and nothing is doubled; a run without --resume starts anew.
+  const std::string result = federation.result("out");
+  const Finished again = federation.run("out", {"--resume"});
+  CHECK(again.status == 0);
+  CHECK(again.out.find("round 5 of 5: accuracy") == std::string::npos);
+  CHECK(federation.result("out") == result);
+  CHECK(federation.run("out").status == 0);
+  CHECK(federation.result("out") == result);
+}
+
+TEST_CASE("threads do not change a bit") {
+  const Federation federation;
+  REQUIRE(federation.run("one", {"--threads", "1"}).status == 0);
+  for (const std::string threads : {"2", "3", "4"}) {
+    REQUIRE(federation.run(threads, {"--threads", threads}).status == 0);
+    CHECK(federation.result(threads) == federation.result("one"));
+  }
+}
+
+TEST_CASE("a run killed at any moment resumes to the same bits") {
+  const Federation federation;
+  const auto started = std::chrono::steady_clock::now();
+  REQUIRE(federation.run("whole").status == 0);
+  const auto whole = std::chrono::steady_clock::now() - started;
+  const std::string expected = federation.result("whole");
+  for (const int percent : {15, 40, 65, 90}) {
+    INFO("killed after ", percent, "% of the time");
+    const std::string out = "killed" + std::to_string(percent);
+    {
+      Program run(federation.scratch.path(), "federation", federation.arguments(out));
+      std::this_thread::sleep_for(whole * percent / 100);
+      run.signal(SIGKILL);
+      run.wait();
+    }
+    const Finished resumed = federation.run(out, {"--resume", "--threads", "3"});
+    INFO(resumed.err);
+    REQUIRE(resumed.status == 0);
+    CHECK(federation.result(out) == expected);
+  }
+}
+
+TEST_CASE("Ctrl-C saves and says how to go on") {
+  const Federation federation;
+  REQUIRE(federation.run("whole", {"--mode", "federated", "--rounds", "40"}).status == 0);
+  Program run(federation.scratch.path(), "federation",
+              federation.arguments("stopped", {"--mode", "federated", "--rounds", "40"}));
+  for (int i = 0; i < 2000 && run.out().find("round 2 of 40") == std::string::npos; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  run.signal(SIGINT);
+  const Finished stopped = run.wait();
+  INFO(stopped.err);
+  CHECK(stopped.status == 130);
+  CHECK(stopped.err.find("--resume") != std::string::npos);
+  CHECK(!fs::exists(federation.scratch.path() / "stopped/summary.json"));
+  REQUIRE(federation.run("stopped", {"--mode", "federated", "--rounds", "40", "--resume"}).status == 0);
+  CHECK(federation.result("stopped") == federation.result("whole"));
+}
+
+TEST_CASE("more rounds go on where fewer ended; anything else must match") {
+  const Federation federation;
+  REQUIRE(federation.run("long", {"--mode", "federated"}).status == 0);
+  const auto rounds = [&](const std::string& number, Arguments more) {
+    more.insert(more.end(), {"--rounds", number});
+    return federation.run("short", more);
+  };
+  REQUIRE(rounds("3", {"--mode", "federated"}).status == 0);
+  REQUIRE(rounds("5", {"--mode", "federated", "--resume", "--threads", "1"}).status == 0);
+  CHECK(federation.result("short") == federation.result("long"));
+
+  const auto refused = [&](const std::string& number, Arguments more, const std::string& part) {
+    more.insert(more.end(), {"--mode", "federated", "--resume"});
+    const Finished run = rounds(number, more);
+    INFO(run.err);
+    CHECK(run.status == 1);
+    CHECK(run.err.find(part) != std::string::npos);
+  };
+  refused("5", {"--lr", "0.5"}, "[resume, field lr] expected 0.001, as the saved run has it, got 0.5");
+  refused("5", {"--rank", "4"}, "field rank] expected 8");
+  refused("4", {}, "field rounds] expected at least the 5");
+  write_text(federation.train, Federation::table(50));
+  refused("5", {}, "field train_sha256]");
+}
+
+TEST_CASE("wrong usage is status 2, an error status 1, and both name what is wrong") {
+  const Federation federation;
+  const auto fails = [&](const Arguments& more, int status, std::initializer_list<std::string> parts) {
+    const Finished run = federation.run("out", more);
+    INFO(run.err);
+    CHECK(run.status == status);
+    for (const std::string& part : parts) {
+      INFO("must say: ", part);
+      CHECK(run.err.find(part) != std::string::npos);
+    }
+  };
+  fails({"--rank", "0"}, 2, {"--rank", "expected at least 1, got 0"});
+  fails({"--lr", "-1"}, 2, {"--lr", "expected a number above 0"});
+  fails({"--cohort", "1.5"}, 2, {"--cohort", "fraction"});
+  fails({"--eval-every", "0"}, 2, {"--eval-every"});
+  fails({"--no-such-option"}, 2, {"--no-such-option"});
+  fails({"--mode", "some"}, 2, {"--mode"});
+  fails({"--mu", "1"}, 2, {"--mu", "fedprox"});
+  fails({"--targets", "no_such_module"}, 1, {"target_modules", "no_such_module"});
+  fails({"--max-tokens", "100000"}, 1, {"max_tokens", "512"});
+  fails({"--model", "/no/such/model"}, 1, {"/no/such/model"});
+  fails({"--text-column", "absent"}, 1, {"train.csv", "'absent'", "'text'"});
+  fails({"--adapter", federation.scratch.path().string()}, 1, {"adapter_config.json"});
+  fails({"--out", "/proc/nowhere"}, 1, {"/proc/nowhere"});
+  fails({"--lr", "1e30", "--mode", "federated"}, 1, {"round 1", "client", "step", "finite"});
+
+  write_text(federation.test, "text,label\nhello,plants\n");
+  fails({}, 1, {"test.csv, line 2", "'animals', 'money'", "'plants'"});
+  write_text(federation.test, "text,label\nhello,money,much\n");
+  fails({}, 1, {"test.csv, line 2", "2 columns"});
+  write_text(federation.test, "text,label\n\"hello,money\n");
+  fails({}, 1, {"test.csv, line 2"});
+  write_text(federation.test, "text,label\n\xff\xfe,money\n");
+  fails({}, 1, {"test.csv, line 2", "UTF-8"});
+  fs::remove(federation.test);
+  fails({}, 1, {"test.csv"});
+}
+
+TEST_CASE("a broken model directory is an error that names file and tensor") {
+  const Federation federation;
+  const fs::path model = federation.scratch.path() / "model";
+  const fs::path source = fs::path(FEDLORA_TEST_DIR) / "../examples/data/stories260K";
+  const auto fails = [&](const std::string& part) {
+    const Finished run = federation.run("out", {"--model", model.string()});
+    INFO(run.err);
+    CHECK(run.status == 1);
+    CHECK(run.err.find(part) != std::string::npos);
+  };
+  const auto fresh = [&] {
+    fs::remove_all(model);
+    fs::copy(source, model);
+  };
+  fresh();
+  const std::string weights = read_text(source / "model.safetensors"), config = read_text(source / "config.json");
+  write_text(model / "model.safetensors", weights.substr(0, weights.size() / 2));
+  fails("model.safetensors");
+  std::string hostile = weights;
+  hostile.replace(0, 8, std::string(8, '\x7f'));
+  write_text(model / "model.safetensors", hostile);
+  fails("model.safetensors");
+  fresh();
+  Json other = Json::parse(config);
+  other["model_type"] = "mamba";
+  write_text(model / "config.json", other.dump());
+  fails("config.json, field model_type");
+  other = Json::parse(config);
+  other["num_hidden_layers"] = 6;
+  write_text(model / "config.json", other.dump());
+  fails("model.layers.5.");
+}
+
+TEST_CASE("a full disk is an error, and the last good state stays") {
+  const Federation federation;
+  const Arguments arguments = federation.arguments("full", {"--mode", "federated"});
+  Program run(federation.scratch.path(), "federation", arguments, "", 65536);  // the state is larger than that
+  const Finished full = run.wait();
+  INFO(full.err);
+  CHECK(full.status == 1);
+  CHECK(full.err.find("state/federated.safetensors] expected room for the whole file") != std::string::npos);
+  CHECK(!fs::exists(federation.scratch.path() / "full/state/federated.safetensors"));
+  REQUIRE(federation.run("full", {"--mode", "federated", "--resume"}).status == 0);
+  REQUIRE(federation.run("whole", {"--mode", "federated"}).status == 0);
+  CHECK(federation.result("full") == federation.result("whole"));
+}
+
+TEST_CASE("a natural partition has a client per name") {
+  const Federation federation;
+  Arguments arguments = {"--train",     federation.train.string(), "--test", federation.test.string(), "--partition",
+                         "natural:who", "--cohort",                "1",      "--rounds",               "1",
+                         "--mode",      "federated",               "--out",  (federation.scratch.path() / "out").string()};
+  const Finished run = run_program(federation.scratch.path(), "federation", arguments);
+  INFO(run.err);
+  REQUIRE(run.status == 0);
+  CHECK(federation.summary("out")["config"]["clients"] == 3);
+  CHECK(run.out.find("person2") != std::string::npos);
+}
+
+}  // namespace
+}  // namespace fedlora::tests

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// fedlora-predict and fedlora-merge: what they write, and that base + adapter and the merged checkpoint agree.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <sstream>
+
+#include "fedlora/core/shape.hpp"
+#include "fedlora/io/json.hpp"
+#include "program.hpp"
+
+namespace fedlora::tests {
+namespace {
+
+namespace fs = std::filesystem;
+const std::string stories = std::string(FEDLORA_TEST_DIR) + "/../examples/data/stories260K";
+
+std::vector<Json> lines_of(const std::string& text) {
+  std::vector<Json> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(Json::parse(line));
+  return lines;
+}
+
+/// An adapter that a short federation has trained.
+struct Adapted {
+  TemporaryDirectory scratch;
+  std::string table = (scratch.path() / "table.csv").string(), adapter = (scratch.path() / "out/adapter").string();
+
+  Adapted() {
+    std::string text = "text,label\n";
+    for (int i = 0; i < 24; ++i)
+      text += (i % 2 == 0 ? "the cat sat on mat " + std::to_string(i) + ",animals\n"
+                          : "pay the bill of the bank " + std::to_string(i) + ",money\n");
+    write_text(table, text);
+    const Finished run = program("federation", {"--train", table, "--test", table, "--clients", "2", "--rounds", "4",
+                                                "--batch", "4", "--lr", "0.01", "--mode", "federated", "--cohort", "1",
+                                                "--partition", "iid", "--out", (scratch.path() / "out").string()});
+    INFO(run.err);
+    REQUIRE(run.status == 0);
+  }
+  Finished program(const std::string& name, std::vector<std::string> arguments, const std::string& input = "") const {
+    return run_program(scratch.path(), name, std::move(arguments), input);
+  }
+};
+
+TEST_CASE("predict gives a line per text, and ends with measures when there are labels") {
+  const Adapted adapted;
+  const Finished run = adapted.program(
+      "predict", {"--model", stories, "--adapter", adapted.adapter, "--file", adapted.table, "--label-column", "label"});
+  INFO(run.err);
+  REQUIRE(run.status == 0);
+  const auto lines = lines_of(run.out);
+  REQUIRE(lines.size() == 25);
+  for (std::size_t i = 0; i < 24; ++i) {
+    REQUIRE(lines[i]["logits"].size() == 2);
+    const bool money = lines[i]["logits"][1].get<double>() > lines[i]["logits"][0].get<double>();
+    CHECK(lines[i]["label"] == (money ? "money" : "animals"));
+  }
+  const Json summary = Json::parse(read_text(adapted.scratch.path() / "out/summary.json"));
+  CHECK(lines[24]["accuracy"] == summary["federated"]["accuracy"]);
+  CHECK(lines[24]["macro_f1"] == summary["federated"]["macro_f1"]);
+  CHECK(lines[24]["labels"] == Json({"animals", "money"}));
+  Index counted = 0;
+  for (const auto& row : lines[24]["confusion"])
+    for (const auto& cell : row) counted += cell.get<Index>();
+  CHECK(counted == 24);
+}
+
+TEST_CASE("the merged checkpoint is a classifier of its own with the same logits") {
+  const Adapted adapted;
+  const std::string merged = (adapted.scratch.path() / "merged").string();
+  const Finished merge = adapted.program("merge", {"--model", stories, "--adapter", adapted.adapter, "--out", merged});
+  INFO(merge.err);
+  REQUIRE(merge.status == 0);
+  const Json config = Json::parse(read_text(fs::path(merged) / "config.json"));
+  CHECK(config["architectures"] == Json({"LlamaForSequenceClassification"}));
+  CHECK(config["id2label"] == Json({{"0", "animals"}, {"1", "money"}}));
+  CHECK(config["label2id"] == Json({{"animals", 0}, {"money", 1}}));
+
+  const std::string texts = "the cat\npay the bill\n";
+  const auto apart = lines_of(
+      adapted.program("predict", {"--model", stories, "--adapter", adapted.adapter, "--file", "-"}, texts).out);
+  const auto together = lines_of(adapted.program("predict", {"--model", merged, "--file", "-"}, texts).out);
+  REQUIRE(apart.size() == 2);
+  REQUIRE(together.size() == 2);
+  for (std::size_t i = 0; i < 2; ++i) {
+    CHECK(together[i]["label"] == apart[i]["label"]);
+    for (std::size_t j = 0; j < 2; ++j)
+      CHECK(std::abs(together[i]["logits"][j].get<double>() - apart[i]["logits"][j].get<double>()) < 1e-5);
+  }
+  const Finished onto_itself =
+      adapted.program("merge", {"--model", merged, "--adapter", adapted.adapter, "--out", merged});
+  CHECK(onto_itself.status == 1);
+  CHECK(onto_itself.err.find("another directory than the base model's") != std::string::npos);
+}
+
+TEST_CASE("a language model gives the mean negative log-likelihood of predicted tokens") {
+  const TemporaryDirectory scratch;
+  const Finished run =
+      run_program(scratch.path(), "predict", {"--model", stories, "--file", "-"}, "Once upon a time\n\nzxqj wvk\n");
+  INFO(run.err);
+  REQUIRE(run.status == 0);
+  const auto lines = lines_of(run.out);
+  REQUIRE(lines.size() == 3);
+  CHECK(lines[0]["tokens"] == 4);
+  CHECK(lines[0]["nll"].get<double>() < 0.2);  // the model has seen little else
+  CHECK(lines[1] == Json({{"nll", nullptr}, {"tokens", 0}}));
+  CHECK(lines[2]["nll"].get<double>() > 2.0);
+}
+
+TEST_CASE("what cannot be predicted is an error") {
+  const TemporaryDirectory scratch;
+  const auto predict = [&](std::vector<std::string> arguments) {
+    return run_program(scratch.path(), "predict", std::move(arguments), "text\n");
+  };
+  const std::string bert = std::string(FEDLORA_TEST_DIR) + "/golden/models/bert";
+  const Finished neither = predict({"--model", bert, "--file", "-"});
+  CHECK(neither.status == 1);
+  CHECK(neither.err.find("config.json, field architectures]") != std::string::npos);
+  CHECK(predict({"--file", "-"}).status == 2);
+  CHECK(predict({"--model", stories, "--file", "-", "--label-column", "label"}).status == 2);
+  CHECK(predict({"--model", stories, "--file", "/no/such/file"}).err.find("/no/such/file") != std::string::npos);
+  const Finished merge = run_program(scratch.path(), "merge", {"--model", stories, "--adapter", stories, "--out", "x"});
+  CHECK(merge.status == 1);
+  CHECK(merge.err.find("adapter_config.json") != std::string::npos);
+}
+
+}  // namespace
+}  // namespace fedlora::tests

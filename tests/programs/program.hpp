@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs one of our programs as a person would: arguments in, exit status and both streams out; signals and limits on demand.
+#pragma once
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "support.hpp"
+
+namespace fedlora::tests {
+
+struct Finished {
+  int status = 0;  ///< exit status, or 128 + signal
+  std::string out, err;
+};
+
+/// A program that is running; its streams go to files in `scratch`.
+class Program {
+ public:
+  Program(const std::filesystem::path& scratch, const std::string& name, std::vector<std::string> arguments,
+          const std::string& input = "", rlim_t largest_file = RLIM_INFINITY)
+      : out_(scratch / "stdout"), err_(scratch / "stderr") {
+    write_text(scratch / "stdin", input);
+    const std::string path = std::string(FEDLORA_PROGRAM_DIR) + "/fedlora-" + name;
+    arguments.insert(arguments.begin(), path);
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    child_ = ::fork();
+    if (child_ < 0) throw std::runtime_error("fork failed");
+    if (child_ == 0) {
+      const auto redirect = [](const std::filesystem::path& file, int flags, int to) {
+        const int from = ::open(file.c_str(), flags, 0666);
+        if (from < 0 || ::dup2(from, to) < 0) ::_exit(126);
+      };
+      redirect(scratch / "stdin", O_RDONLY, STDIN_FILENO);
+      redirect(out_, O_WRONLY | O_CREAT | O_TRUNC, STDOUT_FILENO);
+      redirect(err_, O_WRONLY | O_CREAT | O_TRUNC, STDERR_FILENO);
+      if (largest_file != RLIM_INFINITY) {  // writing beyond it fails, as on a full disk
+        ::signal(SIGXFSZ, SIG_IGN);
+        const rlimit limit{largest_file, largest_file};
+        ::setrlimit(RLIMIT_FSIZE, &limit);
+      }
+      ::execv(path.c_str(), argv.data());
+      ::_exit(127);
+    }
+  }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+  ~Program() {
+    if (child_ > 0) {
+      ::kill(child_, SIGKILL);
+      ::waitpid(child_, nullptr, 0);
+    }
+  }
+
+  void signal(int number) const { ::kill(child_, number); }
+
+  /// What standard output holds so far.
+  std::string out() const { return read_text(out_); }
+
+  Finished wait() {
+    int status = 0;
+    ::waitpid(std::exchange(child_, -1), &status, 0);
+    return {WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status), read_text(out_), read_text(err_)};
+  }
+
+ private:
+  std::filesystem::path out_, err_;
+  pid_t child_ = -1;
+};
+
+inline Finished run_program(const std::filesystem::path& scratch, const std::string& name,
+                            std::vector<std::string> arguments, const std::string& input = "") {
+  return Program(scratch, name, std::move(arguments), input).wait();
+}
+
+}  // namespace fedlora::tests
