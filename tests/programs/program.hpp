@@ -30,6 +30,8 @@ class Program {
           const std::string& input = "", rlim_t largest_file = RLIM_INFINITY)
       : out_(scratch / "stdout"), err_(scratch / "stderr") {
     write_text(scratch / "stdin", input);
+    write_text(out_, "");  // what an earlier program wrote is not this one's
+    write_text(err_, "");
     const std::string path = std::string(FEDLORA_PROGRAM_DIR) + "/fedlora-" + name;
     arguments.insert(arguments.begin(), path);
     std::vector<char*> argv;
