@@ -160,6 +160,7 @@ requires(Arch::causal) class LanguageModel {
 
   /// Logits (tokens, vocabulary) of every position of one sequence, without dropout.
   std::vector<T> logits(const Adapter<T>& adapter, std::span<const std::int32_t> tokens) const {
+    [[maybe_unused]] const typename B::ThreadScope scope{};
     Dataset data;
     data.append(tokens, std::vector<std::int32_t>(tokens.size(), 0));
     Workspace workspace(base_.backend);

@@ -22,6 +22,8 @@ extern "C" void omp_set_num_threads(int);
 namespace fedlora {
 
 /// The GEMM policy over dnnl_sgemm: C = alpha · op(A) · op(B) + beta · C, row-major, one thread per worker.
+/// A thread that computes must not take a signal with a handler meanwhile: oneDNN 2.6 was seen to corrupt memory then. Block
+/// signals there, and wait for them on another thread (examples/federation does).
 struct OneDnnGemm {
   static constexpr const char* name = "oneDNN";
 
