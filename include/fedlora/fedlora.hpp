@@ -14,6 +14,7 @@
 #include "fedlora/core/random.hpp"
 #include "fedlora/core/shape.hpp"
 #include "fedlora/core/step.hpp"
+#include "fedlora/core/utf8.hpp"
 #include "fedlora/data/csv.hpp"
 #include "fedlora/data/dataset.hpp"
 #include "fedlora/data/jsonl.hpp"

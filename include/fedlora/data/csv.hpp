@@ -12,6 +12,7 @@
 
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
+#include "fedlora/core/utf8.hpp"
 
 namespace fedlora {
 
@@ -26,38 +27,9 @@ namespace detail {
 /// A bound on what one record may make the reader allocate. Far more columns than any table of texts has.
 inline constexpr std::size_t max_fields_per_record = 65536;
 
-/// The length of the longest prefix of `text` that is well-formed UTF-8 (Unicode 15, table 3-7: no overlong forms, no
-/// surrogates, nothing above U+10FFFF).
+/// The length of the longest prefix of `text` that is well-formed UTF-8.
 inline std::size_t utf8_prefix(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  std::size_t i = 0;
-  while (i < text.size()) {
-    const unsigned lead = byte(i);
-    if (lead < 0x80) {
-      ++i;
-      continue;
-    }
-    std::size_t length = 0;
-    unsigned low = 0x80, high = 0xBF;  // what the second byte may be
-    if (lead >= 0xC2 && lead <= 0xDF) {
-      length = 2;
-    } else if (lead >= 0xE0 && lead <= 0xEF) {
-      length = 3;
-      if (lead == 0xE0) low = 0xA0;
-      if (lead == 0xED) high = 0x9F;
-    } else if (lead >= 0xF0 && lead <= 0xF4) {
-      length = 4;
-      if (lead == 0xF0) low = 0x90;
-      if (lead == 0xF4) high = 0x8F;
-    } else {
-      return i;
-    }
-    if (text.size() - i < length || byte(i + 1) < low || byte(i + 1) > high) return i;
-    for (std::size_t k = 2; k < length; ++k)
-      if ((byte(i + k) & 0xC0u) != 0x80u) return i;
-    i += length;
-  }
-  return i;
+  return std::min(first_invalid_utf8(text), text.size());
 }
 
 /// Somebody's text for a message: shortened, and with control characters and bytes that are not UTF-8 as \xNN.

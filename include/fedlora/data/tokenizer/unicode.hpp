@@ -9,7 +9,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <iterator>
 #include <span>
 #include <stdexcept>
@@ -17,44 +16,10 @@
 #include <string_view>
 #include <vector>
 
+#include "fedlora/core/utf8.hpp"
 #include "fedlora/data/tokenizer/unicode_exceptions.hpp"
 
 namespace fedlora::detail {
-
-/// The byte offset of the first byte that is not part of well-formed UTF-8 (Unicode, table 3-7), or npos.
-inline std::size_t first_invalid_utf8(std::string_view text) {
-  const std::size_t n = text.size();
-  const auto byte = [&](std::size_t i) { return i < n ? static_cast<unsigned char>(text[i]) : 0u; };
-  const auto within = [](unsigned value, unsigned low, unsigned high) { return value >= low && value <= high; };
-  std::size_t i = 0;
-  while (i < n) {
-    if (n - i >= 8) {
-      std::uint64_t eight;
-      std::memcpy(&eight, text.data() + i, 8);
-      if ((eight & 0x8080808080808080u) == 0) {
-        i += 8;
-        continue;
-      }
-    }
-    const unsigned lead = byte(i);
-    if (lead < 0x80) {
-      ++i;
-    } else if (within(lead, 0xC2, 0xDF) && within(byte(i + 1), 0x80, 0xBF)) {
-      i += 2;
-    } else if (within(lead, 0xE0, 0xEF) &&
-               within(byte(i + 1), lead == 0xE0 ? 0xA0 : 0x80, lead == 0xED ? 0x9F : 0xBF) &&
-               within(byte(i + 2), 0x80, 0xBF)) {
-      i += 3;
-    } else if (within(lead, 0xF0, 0xF4) &&
-               within(byte(i + 1), lead == 0xF0 ? 0x90 : 0x80, lead == 0xF4 ? 0x8F : 0xBF) &&
-               within(byte(i + 2), 0x80, 0xBF) && within(byte(i + 3), 0x80, 0xBF)) {
-      i += 4;
-    } else {
-      return i;
-    }
-  }
-  return std::string_view::npos;
-}
 
 /// Bytes of the character that begins with this byte of valid UTF-8.
 constexpr std::size_t utf8_length(char lead) {
