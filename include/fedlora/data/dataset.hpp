@@ -47,12 +47,10 @@ struct Segment {
 struct PackedBatch {
   std::vector<std::int32_t> tokens;
   std::vector<std::int32_t> token_types;
-  std::vector<std::int32_t> positions;        ///< 0, 1, … within each sequence
   std::vector<std::int32_t> cu_seqlens = {0};
-  std::vector<std::int32_t> labels;           ///< one per sequence, or empty
-  std::vector<Segment> segments;              ///< in order, covering every sequence
+  std::vector<std::int32_t> labels;  ///< one per sequence, or empty
+  std::vector<Segment> segments;     ///< in order, covering every sequence
 
-  Index rows() const { return static_cast<Index>(tokens.size()); }
   Index sequences() const { return static_cast<Index>(cu_seqlens.size()) - 1; }
 };
 
@@ -60,7 +58,6 @@ struct PackedBatch {
 inline void pack(const Dataset& data, std::span<const Index> examples, PackedBatch& batch) {
   batch.tokens.clear();
   batch.token_types.clear();
-  batch.positions.clear();
   batch.cu_seqlens.assign(1, 0);
   batch.labels.clear();
   for (const Index example : examples) {
@@ -70,8 +67,6 @@ inline void pack(const Dataset& data, std::span<const Index> examples, PackedBat
     const auto end = data.offsets[static_cast<std::size_t>(example) + 1];
     batch.tokens.insert(batch.tokens.end(), data.tokens.begin() + begin, data.tokens.begin() + end);
     batch.token_types.insert(batch.token_types.end(), data.token_types.begin() + begin, data.token_types.begin() + end);
-    for (Index position = 0; position < end - begin; ++position)
-      batch.positions.push_back(static_cast<std::int32_t>(position));
     batch.cu_seqlens.push_back(static_cast<std::int32_t>(batch.tokens.size()));
     if (!data.labels.empty()) batch.labels.push_back(data.labels[static_cast<std::size_t>(example)]);
   }

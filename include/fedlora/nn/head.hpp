@@ -34,7 +34,6 @@ class ClassificationHead {
       : layers_(std::move(layers)), frozen_(std::move(frozen)) {}
 
   const std::vector<HeadLayer>& layers() const { return layers_; }
-  const FrozenLinear& frozen(std::size_t layer) const { return frozen_[layer]; }
 
   /// logits (sequences, labels) of pooled rows x (sequences, hidden), in the arena. `segments` are runs of sequences.
   MatrixView<T> forward(MatrixView<const T> x, std::span<const RowSegment> segments, const PassOptions<T>& options,
