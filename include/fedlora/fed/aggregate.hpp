@@ -30,7 +30,10 @@ enum class ClientWeight {
 ///
 /// Sums are kept in double and added in ascending order of client, so that the result does not depend on the order in
 /// which updates arrived. With FedProx it is the same rule; the proximal term is the clients' (`LocalPlan::mu`).
-struct FedAvg {
+///
+/// Final, because nothing here is virtual: a `weight` of a derived class would not be asked. For other weights write an
+/// aggregator that has a FedAvg and hands it updates with another `num_examples`, or one of your own.
+struct FedAvg final {
   ClientWeight weighting = ClientWeight::examples;
 
   /// A sum in progress.
