@@ -25,20 +25,21 @@ struct RandomKey {
   friend constexpr bool operator==(RandomKey, RandomKey) = default;
 };
 
-/// What a stream is for. Values are part of the meaning of a seed: append, never renumber.
+/// What a stream is for, and the address that follows it in its key. Values and addresses are part of the meaning of a
+/// seed: append, never renumber.
 enum class Purpose : std::uint64_t {
-  partition = 1,
-  split = 2,
-  sample_clients = 3,
-  shuffle_examples = 4,
-  initialise_adapter = 5,
-  initialise_head = 6,
-  adapter_dropout = 7,
-  embedding_dropout = 8,
-  attention_dropout = 9,
-  hidden_dropout = 10,
-  head_dropout = 11,
-  user = 1000,
+  partition = 1,           ///< see data/partition.hpp
+  split = 2,               ///< see data/split.hpp
+  sample_clients = 3,      ///< round; weighted sampling: round, client
+  shuffle_examples = 4,    ///< round, client, epoch
+  initialise_adapter = 5,  ///< number of the site
+  initialise_head = 6,     ///< number of the saved tensor
+  adapter_dropout = 7,     ///< round, client, step, micro, layer (2^20 for the head), linear layer or head layer
+  embedding_dropout = 8,   ///< round, client, step, micro
+  attention_dropout = 9,   ///< round, client, step, micro, layer, 0
+  hidden_dropout = 10,     ///< round, client, step, micro, layer, linear layer
+  head_dropout = 11,       ///< round, client, step, micro, 2^20, head layer
+  user = 1000,             ///< the caller's own
 };
 
 /// Four 32-bit words: a counter, or a draw.
@@ -69,7 +70,7 @@ FEDLORA_HOST_DEVICE constexpr std::uint64_t mix(std::uint64_t hash, std::uint64_
   return z ^ (z >> 31);
 }
 
-/// The key of (seed, purpose, address…): round, client, step, layer, site, in the order the purpose documents.
+/// The key of (seed, purpose, address…), the address in the order that `Purpose` states.
 template <class... Address>
 FEDLORA_HOST_DEVICE constexpr RandomKey derive_key(std::uint64_t seed, Purpose purpose, Address... address) {
   std::uint64_t hash = mix(mix(0x66656C6F7261ull, seed), static_cast<std::uint64_t>(purpose));
