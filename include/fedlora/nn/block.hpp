@@ -67,13 +67,14 @@ struct BlockReach {
 template <class T>
 struct BlockState {
   MatrixView<const T> x;       ///< block input, all rows
-  MatrixView<T> attention_in;  ///< what query, key and value read (x itself when the block is post-norm)
+  MatrixView<T> attention_in;  ///< what query, key and value read; empty when the block is post-norm: they read x
   MatrixView<T> selected_in;   ///< its rows of `query_rows`, where those are not all
   MatrixView<T> input_statistics;
   MatrixView<T> q, k, v;
   MatrixView<T> context;  ///< kept only where the output projection is adapted
-  MatrixView<T> z1, statistics1, h;
-  MatrixView<T> gate, up, z2, statistics2;
+  MatrixView<T> z1, statistics1, h;  ///< residual sum after attention, its norm's statistics, what the MLP reads
+  MatrixView<T> gate, up;            ///< outputs of the first MLP layers, before the activation
+  MatrixView<T> z2, statistics2;     ///< residual sum after the MLP; statistics when the block is post-norm
   std::array<MatrixView<T>, layer_linears> s;  ///< S = dropout(x) Aᵀ of each adapted linear layer
 };
 
@@ -314,6 +315,7 @@ class BlockPass {
         probability);
   }
 
+  /// Memory for S of a linear layer. Called before a scope opens around `linear`, so that S outlives the scope.
   void reserve_s(LayerLinear which, Index rows, BlockState<T>& state) {
     Index rank = 0;
     for (const SlotTerms<T>& slot : slots_) rank = std::max(rank, slot.layers[site(which)].rank());

@@ -2,8 +2,10 @@
 // The frozen base: embeddings and blocks of one family, loaded once and shared by everybody.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <utility>
@@ -134,7 +136,8 @@ class Transformer {
     return x;
   }
 
-  /// Hidden states through the final normalisation, where the family has one; in place.
+  /// y = final norm of x, for families that have one (`has_final_norm`); statistics is (rows, 2), for backward. y may
+  /// be x only when nothing goes backward.
   void final_norm(MatrixView<T> x, MatrixView<T> y, MatrixView<T> statistics) const {
     B::norm_forward(Arch::norm, x, final_norm_.template gamma_data<T>(), final_norm_.template beta_data<T>(),
                     config_.norm_eps, y, statistics);

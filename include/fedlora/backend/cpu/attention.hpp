@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over packed rows, bidirectional or causal, with grouped-query heads: softmax(q kᵀ · scale) v for each
-// sequence and head. Four queries at a time see all keys of their sequence, so memory is linear in its length; nothing of
-// it is kept, backward computes the probabilities again (Dao et al. 2022, arXiv 2205.14135, section 3.1).
+// sequence and head. Four queries at a time see all keys of their sequence, so memory is linear in its length; nothing
+// of it is kept, backward computes the probabilities again (Dao et al. 2022, arXiv 2205.14135, section 3.1).
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ namespace attention_detail {
 
 inline constexpr int query_block = 4;
 
-/// out[r][0 … 16 C) = Σ_k left[r][k] · right[k][0 … 16 C), for R rows at once.
+/// out[r][0 … C lanes) = Σ_k left[r][k] · right[k][0 … C lanes), for R rows at once.
 template <int R, int C, class T>
 [[gnu::always_inline]] inline void product_tile(const T* left, Index left_stride, const T* right, Index right_stride,
                                                 Index inner, T* out, Index out_stride) {
@@ -53,7 +53,7 @@ void product(const T* left, Index left_stride, const T* right, Index right_strid
     product_tile<R, 1>(left, left_stride, right + column, right_stride, inner, out + column, out_stride);
 }
 
-/// sums[j][0 … 16 C) += Σ_r weights[r][j] · rows[r][0 … 16 C), for every j < count.
+/// sums[j][0 … C lanes) += Σ_r weights[r][j] · rows[r][0 … C lanes), for every j < count.
 template <int R, int C, class T>
 [[gnu::always_inline]] inline void outer_tile(const T* weights, Index weights_stride, Index count, const T* rows,
                                               Index rows_stride, T* sums, Index sums_stride) {
@@ -135,15 +135,18 @@ inline Index visible_keys(const AttentionShape& shape, const AttentionSpan& span
                          (positions != nullptr ? positions[span.query_begin + i] : static_cast<std::int32_t>(i)) + 1);
 }
 
-/// scores[0 … visible) → probabilities, zeros up to `width`.
+/// scores[0 … visible) → probabilities, zeros up to `width`. What lies behind `visible` is masked vector by vector:
+/// scalar stores in front of a vector load would stall it.
 template <class T>
 void softmax_row(T* scores, Index visible, Index width) {
   constexpr T lowest = -std::numeric_limits<T>::infinity();
-  for (Index j = visible; j < width; ++j) scores[j] = lowest;
+  Lanes<T> behind;  // of each lane: how far it lies behind the last visible key
+  for (Index lane = 0; lane < lane_count<T>; ++lane) behind[lane] = static_cast<T>(lane - visible);
   Lanes<T> tops = Lanes<T>{} + lowest;
   for (Index j = 0; j < width; j += lane_count<T>) {
     Lanes<T> values;
     load<T>(values, scores + j);
+    values = behind + static_cast<T>(j) >= Lanes<T>{} ? Lanes<T>{} + lowest : values;
     tops = values > tops ? values : tops;
   }
   T each[lane_count<T>];
@@ -153,10 +156,9 @@ void softmax_row(T* scores, Index visible, Index width) {
   for (Index j = 0; j < width; j += lane_count<T>) {
     Lanes<T> values;
     load<T>(values, scores + j);
-    const auto hidden = values == Lanes<T>{} + lowest;
     values -= top;
     exp_lanes(values);
-    values = hidden ? Lanes<T>{} : values;
+    values = behind + static_cast<T>(j) >= Lanes<T>{} ? Lanes<T>{} : values;
     total += values;
     store<T>(values, scores + j);
   }
@@ -228,9 +230,9 @@ void backward_queries(const AttentionShape& shape, const AttentionSpan& span, In
 
 }  // namespace attention_detail
 
-/// out = attention(q, k, v). q and out are (queries, heads · head_dim), k and v are (rows, kv_heads · head_dim),
-/// `positions` (one per query) is null when queries are all
-/// rows in order.
+/// out = attention(q, k, v). q and out are (queries, heads · head_dim), k and v are (rows, kv_heads · head_dim).
+/// `positions` (one per query) is null when queries are all rows in order; `row_numbers` (one per query) address the
+/// dropout of the spans.
 template <class T>
 void attention_forward(const AttentionShape& shape, std::span<const AttentionSpan> spans, MatrixView<const T> q,
                        MatrixView<const T> k, MatrixView<const T> v, const std::int32_t* positions,

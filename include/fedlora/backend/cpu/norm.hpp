@@ -13,7 +13,7 @@
 
 namespace fedlora::cpu {
 
-/// The sum of f(x) over a row; `f` maps lanes in place, and leaves the padding of the last vector at zero.
+/// The sum of f(x) over a row; `f` maps lanes in place. What it makes of the padding behind the row does not count.
 template <class T, class F>
 T row_sum(const T* x, Index size, F&& f) {
   Lanes<T> total{};
@@ -21,7 +21,7 @@ T row_sum(const T* x, Index size, F&& f) {
   T* const outputs[1] = {nullptr};
   for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[1], Index offset) {
     f(v[0]);
-    if (offset + lane_count < T >> size)
+    if (size < offset + lane_count<T>)
       for (Index lane = size - offset; lane < lane_count<T>; ++lane) v[0][lane] = T(0);
     total += v[0];
   });
