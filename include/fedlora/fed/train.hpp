@@ -59,8 +59,8 @@ struct TrainHooks {
   std::function<void(const TrainProgress&)> on_step = {};
   std::function<void(const TrainProgress&, const Update<T>&)> on_client = {};
   std::function<bool()> cancelled = {};
-  ClientStore<T>* store =
-      nullptr;  ///< needed by `LocalPlan::keep_optimizer_state`; written only when the whole cohort is done
+  /// Needed by `LocalPlan::keep_optimizer_state`; written only when the whole cohort is done.
+  ClientStore<T>* store = nullptr;
 };
 
 namespace detail {
@@ -158,7 +158,8 @@ double step_gradient(const C& client, const StepExamples& micros, std::span<cons
   return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
-/// One client's local training on the calling thread, and on helpers where a step has micro-batches to share.
+/// One client's local training, on the calling thread and, where a step has micro-batches to share, up to `threads - 1`
+/// others.
 template <class C, class Observe>
 Update<typename C::Scalar> train_client(const C& client, const Adapter<typename C::Scalar>& received,
                                         std::uint64_t seed, Index round, const LocalPlan& plan, int threads,

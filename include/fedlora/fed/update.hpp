@@ -15,8 +15,7 @@ struct ClientMetrics {
   double seconds = 0;     ///< wall clock; the only number here that is not repeatable, so it is never sent
 };
 
-/// The adapter a client ended with, and its weight. D4 of the design: an update is {client, round, num_examples,
-/// metrics, payload}.
+/// The adapter a client ended with, the number of examples that weighs it, and where it came from.
 template <class T>
 struct Update {
   using Scalar = T;
