@@ -2,12 +2,14 @@
 // The CPU backend: the operations a LoRA Transformer is made of, in one scalar type, over one GEMM policy.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 

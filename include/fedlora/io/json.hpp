@@ -2,6 +2,7 @@
 // JSON from files that nobody vouches for: bounded, strict, and with errors that name file and field.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>

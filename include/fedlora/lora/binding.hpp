@@ -2,6 +2,7 @@
 // From a flat array of adapter parameters to the terms that a pass reads.
 #pragma once
 
+#include <cmath>
 #include <span>
 #include <string>
 

@@ -2,6 +2,7 @@
 // From a table of texts to token ids, and from a data set to evaluation batches.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 

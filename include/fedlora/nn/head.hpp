@@ -3,8 +3,10 @@
 // whole.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "fedlora/backend/concepts.hpp"
