@@ -23,8 +23,7 @@ namespace fedlora {
 /// and may outlive this.
 class Checkpoint {
  public:
-  /// \throws IoError when neither file, or a shard, is there (with a hint when the weights are there as
-  /// pytorch_model.bin);
+  /// \throws IoError when neither file, or a shard, is there (with a hint when there is a pytorch_model.bin);
   ///         FormatError naming the file and tensor when a file breaks its format or a shard lacks a tensor that the
   ///         index puts there.
   explicit Checkpoint(const FileSet& files) {

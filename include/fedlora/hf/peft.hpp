@@ -292,8 +292,7 @@ inline void flush_directory(const std::filesystem::path& path) {
 
 /// Reads adapter_config.json, and the names and shapes in adapter_model.safetensors.
 /// \throws IoError for a missing file, FormatError for a malformed one, ConfigError for what PEFT can do and this
-/// library
-///         cannot (DoRA, trained biases, other methods than LoRA, …), each naming file and field.
+///         library cannot (DoRA, trained biases, other methods than LoRA, …), each naming file and field.
 inline PeftConfig read_peft_config(const FileSet& files) {
   const Json json = detail::peft_config_of(files);
   const std::string where = files.path_of(detail::peft_config_file);
