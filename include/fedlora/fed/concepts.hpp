@@ -53,8 +53,9 @@ concept LinearAggregator = requires(const A& aggregator, const Adapter<T>& globa
 
 /// An aggregator that needs all updates in hand: stacking, factor-space SVD, robust rules. Any function of (global
 /// adapter, updates) qualifies, a lambda too. One that is a template over T writes its second parameter as
-/// `std::type_identity_t<std::span<const Update<T>>>`: `train` returns a vector, from which a span's T is not deduced. Every linear aggregator of this library can also be called this way; the
-/// converse is not so, and an algorithm that asks for `LinearAggregator` does not compile with a gather.
+/// `std::type_identity_t<std::span<const Update<T>>>`: `train` returns a vector, from which a span's T is not deduced.
+/// Every linear aggregator of this library can also be called this way; the converse is not so, and an algorithm that
+/// asks for `LinearAggregator` does not compile with a gather.
 template <class A, class T>
 concept GatherAggregator = requires(const A& aggregator, const Adapter<T>& global, std::span<const Update<T>> updates) {
   { aggregator(global, updates) } -> std::convertible_to<Adapter<T>>;

@@ -28,8 +28,8 @@ struct LoraConfig {
   bool use_rslora = false;  ///< scale = alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732)
 
   /// Module names as PEFT reads them: a module matches an entry when it is equal to it or ends in "." + entry.
-  /// One entry "all-linear" takes every linear layer that is not trained whole: all of the blocks, and BERT's pooler when
-  /// the checkpoint has it. Empty: the family's default (PEFT's, where it has one).
+  /// One entry "all-linear" takes every linear layer that is not trained whole: all of the blocks, and BERT's pooler
+  /// when the checkpoint has it. Empty: the family's default (PEFT's, where it has one).
   std::vector<std::string> target_modules = {};
   /// A regular expression (ECMAScript) that must match the whole module name; used instead of `target_modules` when set.
   std::string target_pattern = {};
