@@ -149,9 +149,7 @@ void softmax_row(T* scores, Index visible, Index width) {
     values = behind + static_cast<T>(j) >= Lanes<T>{} ? Lanes<T>{} + lowest : values;
     tops = values > tops ? values : tops;
   }
-  T each[lane_count<T>];
-  store<T>(tops, each);
-  const T top = *std::max_element(each, each + lane_count<T>);
+  const T top = max_lanes<T>(tops);
   Lanes<T> total{};
   for (Index j = 0; j < width; j += lane_count<T>) {
     Lanes<T> values;

@@ -57,6 +57,17 @@ template <class T>
   return values[0];
 }
 
+/// The largest lane, pairwise and without branches.
+template <class T>
+[[gnu::always_inline]] inline T max_lanes(const Lanes<T>& lanes) {
+  T values[lane_count<T>];
+  store<T>(lanes, values);
+  for (Index width = lane_count<T> / 2; width > 0; width /= 2)
+    for (Index lane = 0; lane < width; ++lane)
+      values[lane] = values[lane] > values[lane + width] ? values[lane] : values[lane + width];
+  return values[0];
+}
+
 /// x ← exp(x). In float a polynomial after range reduction, with the coefficients of Cephes' expf (Moshier 1989;
 /// relative error below 2e-7); arguments are clamped to [-87, 88].
 [[gnu::always_inline]] inline void exp_lanes(Lanes<float>& x) {
