@@ -144,7 +144,7 @@ TEST_CASE("a model type nobody knows, or another family's, is refused with the t
   config["model_type"] = "mamba";
   write_text(directory / "config.json", config.dump());
   const auto any = [&] { with_pretrained(B{}, FileSet::directory(directory), [](const auto&) { return 0; }); };
-  check_error<ConfigError>(any, {"config.json, field model_type", "bert, distilbert, roberta or llama", "\"mamba\""});
+  check_error<ConfigError>(any, {"config.json, field model_type", "bert, distilbert, roberta, llama", "\"mamba\""});
   config.erase("model_type");
   write_text(directory / "config.json", config.dump());
   check_error<FormatError>(any, {"config.json", "model_type"});

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <type_traits>
 
 #include "fedlora/core/dtype.hpp"
 #include "fedlora/core/error.hpp"
@@ -11,11 +12,10 @@
 
 namespace fedlora {
 
-/// The dtype of a C++ scalar.
+/// The dtype of a C++ scalar that backends compute in.
 template <class T>
-inline constexpr Dtype dtype_of = Dtype::f32;
-template <>
-inline constexpr Dtype dtype_of<double> = Dtype::f64;
+requires(std::is_same_v<T, float> || std::is_same_v<T, double>)
+inline constexpr Dtype dtype_of = std::is_same_v<T, double> ? Dtype::f64 : Dtype::f32;
 
 /// A row-major frozen matrix (a vector has one row). Shared by all clients and threads; its storage type is a value,
 /// apart from the scalar that a backend computes in.

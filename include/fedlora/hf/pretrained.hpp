@@ -95,24 +95,40 @@ Pretrained<Arch, B> load_pretrained(const B& backend, std::string_view dir_or_re
   return load_pretrained<Arch>(backend, FileSet::directory(resolve_model(dir_or_repo, revision)));
 }
 
-/// Loads the checkpoint as whatever family its config.json names, and calls `f` with it. Every family's call must
-/// return the same type. \throws ConfigError for a model type that no family here has.
-template <Backend B, class F>
+/// A list of families for `with_pretrained`. A family of your own joins as Families<Bert, Llama, Mine>.
+template <Architecture... Archs>
+struct Families {};
+
+/// The families of nn/arch/.
+using KnownFamilies = Families<Bert, DistilBert, Roberta, Llama>;
+
+namespace detail {
+
+template <Backend B, class F, Architecture First, Architecture... Rest>
+auto with_family(const B& backend, const FileSet& files, const std::string& type, const std::string& names, F&& f,
+                 Families<First, Rest...>) {
+  if (type == First::model_type) return f(load_pretrained<First>(backend, files));
+  const std::string known = names + (names.empty() ? "" : ", ") + std::string(First::model_type);
+  if constexpr (sizeof...(Rest) > 0)
+    return with_family(backend, files, type, known, std::forward<F>(f), Families<Rest...>{});
+  else
+    fail<ConfigError>(files.path_of("config.json") + ", field model_type", "one of " + known, "\"" + type + "\"");
+}
+
+}  // namespace detail
+
+/// Loads the checkpoint as whichever family of `List` its config.json names, and calls `f` with it. `f` must return the
+/// same type for every family. \throws ConfigError for a model type that none of them has.
+template <class List = KnownFamilies, Backend B, class F>
 auto with_pretrained(const B& backend, const FileSet& files, F&& f) {
-  const Json json = detail::read_model_config(files);
-  const std::string type = detail::model_type_of(files, json);
-  if (type == Bert::model_type) return f(load_pretrained<Bert>(backend, files));
-  if (type == DistilBert::model_type) return f(load_pretrained<DistilBert>(backend, files));
-  if (type == Roberta::model_type) return f(load_pretrained<Roberta>(backend, files));
-  if (type == Llama::model_type) return f(load_pretrained<Llama>(backend, files));
-  fail<ConfigError>(files.path_of("config.json") + ", field model_type", "bert, distilbert, roberta or llama",
-                    "\"" + type + "\"");
+  const std::string type = detail::model_type_of(files, detail::read_model_config(files));
+  return detail::with_family(backend, files, type, "", std::forward<F>(f), List{});
 }
 
 /// The same from a directory, or from the Hugging Face cache by "org/name" and revision.
-template <Backend B, class F>
+template <class List = KnownFamilies, Backend B, class F>
 auto with_pretrained(const B& backend, std::string_view dir_or_repo, F&& f, std::string_view revision = "main") {
-  return with_pretrained(backend, FileSet::directory(resolve_model(dir_or_repo, revision)), std::forward<F>(f));
+  return with_pretrained<List>(backend, FileSet::directory(resolve_model(dir_or_repo, revision)), std::forward<F>(f));
 }
 
 }  // namespace fedlora
