@@ -178,16 +178,18 @@ TEST_CASE("exp of float lanes at the edges") {
                         1e-8f};
   cpu::load<float>(x, at);
   cpu::exp_lanes(x);
-  CHECK(x[0] == 1.0f);
-  CHECK(x[1] == 1.0f);
-  CHECK(x[2] == 1.0f);
-  CHECK(x[3] == 1.0f);
+  float y[cpu::lane_count<float>];
+  cpu::store<float>(x, y);
+  CHECK(y[0] == 1.0f);
+  CHECK(y[1] == 1.0f);
+  CHECK(y[2] == 1.0f);
+  CHECK(y[3] == 1.0f);
   for (int lane = 4; lane < 8; ++lane) {  // below its range it is as good as zero
-    CHECK(x[lane] >= 0.0f);
-    CHECK(x[lane] <= 1.7e-38f);
+    CHECK(y[lane] >= 0.0f);
+    CHECK(y[lane] <= 1.7e-38f);
   }
-  CHECK(static_cast<double>(x[8]) == doctest::Approx(std::exp(88.0)).epsilon(2e-7));
-  CHECK(std::isnan(x[14]));  // what is not a number must show
+  CHECK(static_cast<double>(y[8]) == doctest::Approx(std::exp(88.0)).epsilon(2e-7));
+  CHECK(std::isnan(y[14]));  // what is not a number must show
 }
 
 TEST_CASE("the normal distribution of float lanes over its whole range") {
