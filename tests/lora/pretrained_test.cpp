@@ -105,9 +105,11 @@ TEST_CASE("a Llama without prefix is the same base; without lm_head it has none 
 TEST_CASE("tied, biased and untied Llamas give transformers' next-token logits") {
   const Golden golden("llama");
   const Dataset data = golden.dataset();
-  for (const auto& [name, directory] : {std::pair{"untied", models() / "llama"},
-                                        {"tied", models() / "llama" / "tied"},
-                                        {"biased", models() / "llama" / "biased"}}) {
+  for (const auto& variant : {std::pair{"untied", models() / "llama"},
+                              {"tied", models() / "llama" / "tied"},
+                              {"biased", models() / "llama" / "biased"}}) {
+    const std::string name = variant.first;  // clang 14 does not capture structured bindings
+    const std::filesystem::path& directory = variant.second;
     CAPTURE(name);
     const auto base = load_pretrained<Llama>(B{}, FileSet::directory(directory));
     const std::vector<double> hidden = hidden_states(base, data);

@@ -40,7 +40,9 @@ TEST_CASE_TEMPLATE("stories260K: greedy story, logits and losses", T, float, dou
     wrong += std::max_element(row, row + vocabulary) - row == story[i + 1] ? 0u : 1u;
   }
   CHECK(wrong == 0);
-  for (const auto& [position, expected] : golden["logits_of_greedy_ids_at_position"].items()) {
+  for (const auto& item : golden["logits_of_greedy_ids_at_position"].items()) {
+    const std::string position = item.key();  // clang 14 does not capture structured bindings
+    const Json& expected = item.value();
     const T* row = logits.data() + static_cast<std::size_t>(std::stoi(position)) * vocabulary;
     double worst = 0;
     for (std::size_t j = 0; j < vocabulary; ++j)
