@@ -15,6 +15,7 @@
 #include <tuple>
 #include <vector>
 
+#include "backend/reference.hpp"
 #include "fedlora/backend/cpu.hpp"
 #include "fedlora/core/random.hpp"
 #include "fedlora/core/shape.hpp"
@@ -38,44 +39,6 @@ inline constexpr double tolerance = sizeof(typename B::Scalar) == 8 ? 1e-12 : 4e
 /// The same where the reference is a difference quotient.
 template <class B>
 inline constexpr double slope_tolerance = sizeof(typename B::Scalar) == 8 ? 1e-8 : 2e-5;
-
-/// A matrix of the reference, in double.
-struct Values {
-  Index rows = 0;
-  Index cols = 0;
-  std::vector<double> data;
-
-  Values() = default;
-  Values(Index rows_, Index cols_) : rows(rows_), cols(cols_), data(static_cast<std::size_t>(rows_ * cols_), 0.0) {}
-  double& operator()(Index i, Index j) { return data[static_cast<std::size_t>(i * cols + j)]; }
-  double operator()(Index i, Index j) const { return data[static_cast<std::size_t>(i * cols + j)]; }
-};
-
-/// Normal numbers that float holds exactly, so that every backend sees the same ones.
-inline Values random_values(Index rows, Index cols, std::uint64_t seed, double scale = 1.0) {
-  Values values(rows, cols);
-  RandomSequence draws(derive_key(seed, Purpose::user, rows, cols));
-  for (double& value : values.data) value = static_cast<double>(static_cast<float>(scale * draws.normal()));
-  return values;
-}
-
-inline Values sum_of(const Values& a, const Values& b, double factor = 1.0) {
-  Values result = a;
-  for (std::size_t i = 0; i < a.data.size(); ++i) result.data[i] += factor * b.data[i];
-  return result;
-}
-
-inline double dot(const Values& a, const Values& b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.data.size(); ++i) sum += a.data[i] * b.data[i];
-  return sum;
-}
-
-inline double largest(const Values& a) {
-  double result = 0;
-  for (const double value : a.data) result = std::max(result, std::abs(value));
-  return result;
-}
 
 /// A matrix as a backend gets it: rows with a gap after them, at an odd address, between sentinels.
 template <class T>
@@ -122,19 +85,6 @@ class Guarded {
   std::vector<T> memory_;
 };
 
-/// Largest |got - expected| over the largest |expected|; infinite when something is not a number.
-inline double error_of(const Values& got, const Values& expected) {
-  if (got.rows != expected.rows || got.cols != expected.cols) return std::numeric_limits<double>::infinity();
-  double difference = 0;
-  for (std::size_t i = 0; i < got.data.size(); ++i) {
-    const double here = std::abs(got.data[i] - expected.data[i]);
-    if (!(here <= std::numeric_limits<double>::max())) return std::numeric_limits<double>::infinity();
-    difference = std::max(difference, here);
-  }
-  const double size = largest(expected);
-  return size > 0 ? difference / size : difference;
-}
-
 template <class T>
 void check_close(const Guarded<T>& got, const Values& expected, double bound, const std::string& what) {
   const double error = error_of(got.values(), expected);
@@ -173,26 +123,6 @@ template <class B>
 FrozenMatrix frozen(const Values& values) {
   auto stored = std::make_shared<std::vector<float>>(values.data.begin(), values.data.end());
   return B::adopt(Dtype::f32, values.rows, values.cols, std::as_bytes(std::span<const float>(*stored)), stored, "test");
-}
-
-/// The documented mask of dropout, times its scale.
-inline double mask_of(const Dropout& dropout, std::int32_t row, Index channel, std::uint32_t plane = 0) {
-  if (!dropout) return 1.0;
-  const RandomWords words =
-      philox<7>({static_cast<std::uint32_t>(channel / 4), static_cast<std::uint32_t>(row), plane, 0}, dropout.key);
-  return words[static_cast<std::size_t>(channel % 4)] >= dropout.threshold ? static_cast<double>(dropout.scale) : 0.0;
-}
-
-/// a bᵀ, times `factor`.
-inline Values times_transposed(const Values& a, const Values& b, double factor = 1.0) {
-  Values result(a.rows, b.rows);
-  for (Index i = 0; i < a.rows; ++i)
-    for (Index j = 0; j < b.rows; ++j) {
-      double sum = 0;
-      for (Index k = 0; k < a.cols; ++k) sum += a(i, k) * b(j, k);
-      result(i, j) = factor * sum;
-    }
-  return result;
 }
 
 }  // namespace fedlora::tests

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Both 16-bit formats, all 65,536 patterns, against their definition in exact double arithmetic.
+// Both 16-bit formats, all 65,536 patterns, against their definition in exact double arithmetic; and rounding to them.
 #include "fedlora/core/half.hpp"
 
 #include <doctest/doctest.h>
@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 namespace {
 
@@ -38,7 +39,48 @@ int mismatches(Widen widen, int exponent_bits, int fraction_bits) {
   return wrong;
 }
 
+/// Rounds every number of the format, and what lies around the middle between it and the next one: how many go wrong.
+template <class Round>
+int misroundings(Round round, int exponent_bits, int fraction_bits) {
+  int wrong = 0;
+  const std::uint32_t infinity = ((1u << exponent_bits) - 1) << fraction_bits;
+  for (std::uint32_t bits = 0; bits < infinity; ++bits) {
+    // The double after the largest number is where the next one would be: what rounds there is infinite.
+    const double here = value_of(bits, exponent_bits, fraction_bits);
+    const double next = bits + 1 == infinity ? 2 * here - value_of(bits - 1, exponent_bits, fraction_bits)
+                                             : value_of(bits + 1, exponent_bits, fraction_bits);
+    const auto middle = static_cast<float>((here + next) / 2);
+    const std::uint32_t even = bits % 2 == 0 ? bits : bits + 1;
+    for (const std::uint32_t sign : {0u, 0x8000u}) {
+      const float way = sign == 0 ? 1.0f : -1.0f;
+      wrong += round(way * static_cast<float>(here)) != (bits | sign);
+      wrong += round(way * middle) != (even | sign);
+      wrong += round(way * std::nextafter(middle, 0.0f)) != (bits | sign);
+      wrong += round(way * std::nextafter(middle, std::numeric_limits<float>::infinity())) != ((bits + 1) | sign);
+    }
+  }
+  return wrong;
+}
+
 }  // namespace
+
+TEST_CASE("rounding goes to the nearest number, ties to even, and beyond the largest to infinity") {
+  CHECK(misroundings(fedlora::float_to_f16, 5, 10) == 0);
+  CHECK(misroundings(fedlora::float_to_bf16, 8, 7) == 0);
+  const float infinity = std::numeric_limits<float>::infinity();
+  CHECK(fedlora::float_to_f16(-infinity) == 0xfc00);
+  CHECK(fedlora::float_to_bf16(infinity) == 0x7f80);
+  CHECK(fedlora::float_to_f16(1e30f) == 0x7c00);
+  CHECK(std::isnan(fedlora::f16_to_float(fedlora::float_to_f16(std::bit_cast<float>(0x7f800001u)))));
+  CHECK(std::isnan(fedlora::bf16_to_float(fedlora::float_to_bf16(std::bit_cast<float>(0xff800001u)))));
+}
+
+TEST_CASE("16-bit scalars are values of two bytes") {
+  static_assert(std::is_trivially_copyable_v<fedlora::Bf16> && sizeof(fedlora::Bf16) == 2);
+  static_assert(std::is_trivially_copyable_v<fedlora::Half> && sizeof(fedlora::Half) == 2);
+  static_assert(fedlora::Bf16(1.5f).bits == 0x3fc0 && fedlora::Half(1.5f).bits == 0x3e00);
+  static_assert(fedlora::Bf16(-3.0f) * 2.0f == -6.0f && fedlora::Half(0x1p-24f) == 0x1p-24f);
+}
 
 TEST_CASE("every float16 pattern widens to its exact value") { CHECK(mismatches(fedlora::f16_to_float, 5, 10) == 0); }
 

@@ -43,16 +43,17 @@ struct AttentionShape {
 };
 
 /// The low-rank term of one site for the rows [begin, end) of a batch: y += scale · B (A dropout(x)).
-/// `grad_a` and `grad_b` receive sums in backward; empty where nothing is trained (evaluation).
-template <class T>
+/// `grad_a` and `grad_b` receive sums in backward; empty where nothing is trained (evaluation). `Sum` is the type that
+/// gradients are added in: T, or float where T has 16 bits.
+template <class T, class Sum = T>
 struct LowRankTerm {
   Index begin = 0;
   Index end = 0;
   MatrixView<const T> a;  ///< (rank, in)
   MatrixView<const T> b;  ///< (out, rank)
-  T scale = T(1);
-  MatrixView<T> grad_a;                       ///< (rank, in), added to
-  MatrixView<T> grad_b;                       ///< (out, rank), added to
+  Sum scale = Sum(1);
+  MatrixView<Sum> grad_a;                     ///< (rank, in), added to
+  MatrixView<Sum> grad_b;                     ///< (out, rank), added to
   Dropout dropout;                            ///< on the input of A; none in evaluation
   const std::int32_t* row_numbers = nullptr;  ///< the client's own number of each row of the batch, for `dropout`
 

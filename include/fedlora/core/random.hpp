@@ -4,8 +4,6 @@
 // Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 #pragma once
 
-#include <array>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -42,8 +40,15 @@ enum class Purpose : std::uint64_t {
   user = 1000,             ///< the caller's own
 };
 
-/// Four 32-bit words: a counter, or a draw.
-using RandomWords = std::array<std::uint32_t, 4>;
+/// Four 32-bit words: a counter, or a draw. (std::array cannot be indexed in device code without a compiler switch.)
+struct RandomWords {
+  std::uint32_t words[4];
+  FEDLORA_HOST_DEVICE constexpr std::uint32_t& operator[](std::size_t i) { return words[i]; }
+  FEDLORA_HOST_DEVICE constexpr const std::uint32_t& operator[](std::size_t i) const { return words[i]; }
+  constexpr const std::uint32_t* begin() const { return words; }
+  constexpr const std::uint32_t* end() const { return words + 4; }
+  friend constexpr bool operator==(const RandomWords&, const RandomWords&) = default;
+};
 
 /// Philox4x32 with `Rounds` rounds. 10 is the authors' default; 7 passes the same statistical tests and serves dropout
 /// masks.

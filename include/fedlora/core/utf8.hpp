@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whether bytes are UTF-8: for everything that reads text from a file.
+// Whether bytes are UTF-8, and how somebody's bytes stand in a message: for everything that reads text from a file.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <string_view>
 
 namespace fedlora::detail {
@@ -43,6 +44,33 @@ inline std::size_t first_invalid_utf8(std::string_view text) {
     }
   }
   return std::string_view::npos;
+}
+
+/// `text` fit for a message: control characters and bytes that are not UTF-8 as \xNN (a hostile name must not steer a
+/// terminal), and cut after about `longest` bytes, never within a character.
+inline std::string printable(std::string_view text, std::size_t longest = 120) {
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string shown;
+  std::size_t i = 0;
+  while (i < text.size() && i < longest) {
+    std::size_t length = 1;  // of the character that starts here
+    while (length <= 4 && (i + length > text.size() || first_invalid_utf8(text.substr(i, length)) < length)) ++length;
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (length > 4 || byte < 0x20 || byte == 0x7f) {
+      shown.append("\\x").append(1, digits[byte >> 4]).append(1, digits[byte & 15]);
+      ++i;
+    } else {
+      shown.append(text.substr(i, length));
+      i += length;
+    }
+  }
+  if (i < text.size()) shown.append("…");
+  return shown;
+}
+
+/// The same in single quotes.
+inline std::string in_quotes(std::string_view text, std::size_t longest = 120) {
+  return "'" + printable(text, longest) + "'";
 }
 
 }  // namespace fedlora::detail

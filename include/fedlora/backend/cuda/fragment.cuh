@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// What both faces of the thin layer (gpu_block.cuh, host_block.cuh) speak of: operands of tensor-core products, vectors
+// of 16 bytes, and the sizes of a launch.
+#pragma once
+
+#include <cstdint>
+
+#include "fedlora/core/half.hpp"
+#include "fedlora/core/random.hpp"
+
+#if defined(__CUDACC__)
+#define FEDLORA_DEVICE __device__ __forceinline__
+#elif defined(FEDLORA_CUDA_ON_HOST)
+#define FEDLORA_DEVICE inline
+#else
+#error "fedlora: this header holds CUDA kernels; compile it with nvcc, or with -DFEDLORA_CUDA_ON_HOST to run them here"
+#endif
+
+#if defined(FEDLORA_DEVICE)  // without it the line above is the only error
+
+namespace fedlora::cuda {
+
+/// One lane's part of the A operand of `mma`. With g = lane / 4 and t = lane % 4 (PTX ISA, "Matrix Fragments for
+/// mma.m16n8k16" and "mma.m16n8k8"):
+///   16 bits, (16, 16): words hold elements (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8) and each one's right
+///                      neighbour in the upper half
+///   tf32, (16, 8):     words hold elements (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)
+struct FragmentA {
+  std::uint32_t words[4];
+};
+
+/// One lane's part of the B operand.
+///   16 bits, (16, 8): words hold elements (2t, g), (2t + 8, g) and each one's lower neighbour in the upper half
+///   tf32, (8, 8):     words hold elements (t, g), (t + 4, g)
+struct FragmentB {
+  std::uint32_t words[2];
+};
+
+/// One lane's part of the (16, 8) sums: elements (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+struct Accumulator {
+  float sums[4];
+};
+
+/// The length of the inner dimension of one `mma`.
+template <class T>
+inline constexpr int mma_depth = 32 / static_cast<int>(sizeof(T));
+
+/// Elements in 16 bytes, the longest access of one thread.
+template <class T>
+inline constexpr int vector_length = 16 / static_cast<int>(sizeof(T));
+
+/// 16 bytes of elements.
+template <class T>
+struct alignas(16) Vector {
+  T elements[vector_length<T>];
+};
+
+/// How many blocks a launch has. A kernel says itself how many threads a block has and how much shared memory.
+struct Grid {
+  std::int64_t x = 1;  ///< at most 2^31 - 1
+  std::int64_t y = 1;  ///< at most 65535
+};
+
+/// The nearest tf32 number (8 exponent, 10 fraction bits), ties away from zero, as the bits of a float.
+FEDLORA_HOST_DEVICE constexpr std::uint32_t round_to_tf32(std::uint32_t bits) {
+  if ((bits & 0x7f800000u) == 0x7f800000u) return bits;
+  return (bits + 0x1000u) & 0xffffe000u;
+}
+
+}  // namespace fedlora::cuda
+
+#endif
