@@ -123,6 +123,31 @@ TEST_CASE("every site draws its own mask") {
   }
 }
 
+TEST_CASE("every block draws its own mask") {
+  constexpr Index hidden = 8;
+  const Model model(tiny_base<Bert>(1, {{"num_hidden_layers", 3}}), {.base_dropout = 0.0},
+                    {.rank = hidden, .dropout = 0.5, .target_modules = {"query"}});
+  auto adapter = random_adapter<double>(model.layout());
+  for (std::size_t site = 0; site < adapter.layout().sites.size(); ++site) {  // A = 1: S is dropout(x) itself
+    const MatrixView<double> a = adapter.a(site);
+    for (Index i = 0; i < hidden; ++i)
+      for (Index j = 0; j < hidden; ++j) a(i, j) = i == j ? 1.0 : 0.0;
+  }
+  const Dataset data = tiny_data({4, 2, 5});
+  Model::Workspace workspace(model.backend());
+  std::vector<double> gradient(adapter.values().size(), 0.0);
+  model.accumulate_gradient(workspace, data, all_of(data), adapter.values(), gradient, 1, {});
+  const auto mask = [&](std::size_t block) {
+    const MatrixView<double> s = workspace.blocks[block].s[static_cast<std::size_t>(LayerLinear::query)];
+    std::vector<bool> kept;
+    for (Index i = 0; i < s.rows; ++i)
+      for (Index j = 0; j < hidden; ++j) kept.push_back(s(i, j) != 0.0);
+    return kept;
+  };
+  CHECK(mask(0).size() == 11 * hidden);
+  CHECK(mask(0) != mask(1));
+}
+
 TEST_CASE("an adapter whose B is zero changes nothing") {
   const auto base = tiny_base<Bert>();
   const Dataset data = tiny_data({4, 2, 5});

@@ -89,13 +89,13 @@ struct Golden {
     result.name = directory.string();
     result.transformer = std::make_shared<const Transformer<Arch, B>>(config, load);
     for (const HeadLayer& layer : Arch::head(config))
-      if (layer.frozen_by_default)
-        for (const char* part : {".weight", ".bias"}) {
-          const std::string name = layer.name + part;
-          const std::vector<Index> shape =
-              part == std::string(".weight") ? std::vector<Index>{layer.out, layer.in} : std::vector<Index>{layer.out};
-          result.head.emplace(name, load.optional_of_base(name, Arch::names.prefix, shape));
-        }
+      for (const char* part : {".weight", ".bias"}) {
+        const std::string name = layer.name + part;
+        const TensorView* tensor = weights.find(name);
+        if (tensor == nullptr && name.starts_with(Arch::names.prefix))
+          tensor = weights.find(name.substr(Arch::names.prefix.size()));
+        if (tensor != nullptr) result.head.emplace(name, load.optional(tensor->name, tensor->shape));
+      }
     if (!Arch::names.lm_head.empty())
       result.lm_head =
           load.optional(std::string(Arch::names.lm_head) + ".weight", {config.vocab_size, config.hidden_size});

@@ -192,6 +192,7 @@ TEST_CASE("a head alone has no sites") {
 TEST_CASE("configurations that cannot be are refused by name") {
   check_error<ConfigError>([] { plan_of<Bert>({.rank = 0}); }, {"LoRA rank", "at least 1", "0"});
   check_error<ConfigError>([] { plan_of<Bert>({.rank = -3}); }, {"LoRA rank", "-3"});
+  check_error<ConfigError>([] { plan_of<Bert>({.rank = Index{1} << 40}); }, {"LoRA rank", "at most 65536"});
   for (const double alpha : {0.0, -1.0, std::nan("")})
     check_error<ConfigError>([&] { plan_of<Bert>({.alpha = alpha}); }, {"LoRA alpha", "positive"});
   for (const double dropout : {1.0, 1.5, -0.1, std::nan("")})
@@ -199,6 +200,10 @@ TEST_CASE("configurations that cannot be are refused by name") {
   check_error<ConfigError>([] { plan_of<Bert>({.target_pattern = "(unclosed"}); }, {"target_modules", "(unclosed"});
   check_error<ConfigError>([] { plan_of<Bert>({.rank_pattern = {{"[", 4}}}); }, {"rank_pattern", "["});
   check_error<ConfigError>([] { plan_of<Bert>({.alpha_pattern = {{"*", 4}}}); }, {"alpha_pattern", "*"});
+  // Patterns that would take for ever, or all of the stack.
+  check_error<ConfigError>([] { plan_of<Bert>({.target_pattern = "(([a-z.0-9_]+)+)+X"}); }, {"which matches none"});
+  check_error<ConfigError>([] { plan_of<Bert>({.target_pattern = std::string(95000, 'a')}); }, {"8192", "95000"});
+  check_error<ConfigError>([] { plan_of<Bert>({.rank_pattern = {{std::string(300, '('), 4}}}); }, {"256 groups"});
   check_error<ConfigError>([] { plan_of<Bert>({.rank_pattern = {{"query", 0}}}); }, {"query", "rank", "0"});
   check_error<ConfigError>([] { plan_of<Bert>({.modules_to_save = {"nothing"}}); },
                            {"modules_to_save", "bert.pooler.dense, classifier", "'nothing'"});

@@ -73,16 +73,16 @@ struct Batching {
     PassOptions<T> options;
     options.lowest_adapted = base.config().layers;
     workspace.arena.reset();
-    workspace.segments.clear();
+    std::vector<Segment> segments;
     std::vector<std::int32_t> tokens, types, labels, cu = {0};
     for (std::size_t c = 0; c < clients.size(); ++c) {
       slots.push_back(bind_adapter<T>(plans[c], layers, std::as_const(adapters[c]).values(), gradients[c],
                                       clients[c].address, clients[c].lora.dropout));
       options.lowest_adapted = std::min(options.lowest_adapted, plans[c].lowest_adapted);
       const Dataset data = tiny_data(clients[c].lengths, static_cast<std::uint64_t>(clients[c].address.client));
-      const auto first = static_cast<Index>(cu.size()) - 1;
+      const auto first = static_cast<std::int32_t>(cu.size()) - 1;
       for (Index s = 0; s < data.size(); ++s) cu.push_back(cu.back() + static_cast<std::int32_t>(data.length(s)));
-      workspace.segments.push_back({first, first + data.size(), static_cast<std::int32_t>(c)});
+      segments.push_back({first, static_cast<std::int32_t>(cu.size()) - 1, static_cast<std::int32_t>(c)});
       tokens.insert(tokens.end(), data.tokens.begin(), data.tokens.end());
       types.insert(types.end(), data.token_types.begin(), data.token_types.end());
       labels.insert(labels.end(), data.labels.begin(), data.labels.end());
@@ -91,7 +91,7 @@ struct Batching {
     std::vector<std::int32_t> rows;
     for (std::size_t s = 0; s < labels.size(); ++s)
       rows.push_back(Arch::pooling == Pooling::last_token ? cu[s + 1] - 1 : cu[s]);
-    workspace.tables.build(cu, workspace.segments,
+    workspace.tables.build(cu, segments,
                            pooled_only ? std::span<const std::int32_t>(rows) : std::span<const std::int32_t>());
     options.slots = slots;
     options.training = true;
@@ -114,12 +114,12 @@ struct Batching {
       transformer.final_norm(selected, normed, statistics);
     }
     std::vector<typename ClassificationHead<B>::State> states;
-    const MatrixView<T> logits = head.forward(normed, workspace.segments, options, states, arena);
+    const MatrixView<T> logits = head.forward(normed, segments, options, states, arena);
     PassResult result;
     result.logits.assign(logits.data, logits.data + logits.size());
     B::cross_entropy(logits, labels.data(), T(1));
     const MatrixView<T> d_normed = arena.matrix(sequences, hidden);
-    head.backward(logits, workspace.segments, options, states, d_normed, arena);
+    head.backward(logits, segments, options, states, d_normed, arena);
     MatrixView<T> d_selected = d_normed;
     if constexpr (Transformer<Arch, B>::has_final_norm) {
       d_selected = arena.matrix(sequences, hidden);

@@ -92,7 +92,9 @@ TinyTensors tiny_tensors(const ModelConfig& config, std::uint64_t seed) {
     for (std::size_t i = 0; i < layer_linears; ++i)
       if (!names.linears[i].empty())
         linear(names.linear(layer, static_cast<LayerLinear>(i)), shapes[i].first, shapes[i].second,
-               i < 4 ? config.attention_bias : config.mlp_bias);
+               i < 3   ? config.input_bias
+               : i < 4 ? config.output_bias
+                       : config.mlp_bias);
     for (const auto& name : names.norms)
       norm(prefix + std::string(names.layers) + std::to_string(layer) + "." + std::string(name));
   }

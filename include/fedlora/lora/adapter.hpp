@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The adapter: a small value that travels. Its numbers lie in one flat array, low-rank terms first and whole tensors (the
-// head) after them, so that an optimizer, an average and a serialiser each see one range; the layout gives them names.
+// The adapter: a small value that travels. Its numbers lie in one flat array, low-rank terms first and whole tensors
+// (the head) after them, so that an optimizer, an average and a serialiser each see one range; the layout gives them
+// names.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +21,7 @@ namespace fedlora {
 
 /// One low-rank term: scale · B A beside the frozen matrix of module `name`.
 struct AdapterSite {
-  std::string name;    ///< the module as transformers names it: "bert.encoder.layer.0.attention.self.query"
+  std::string name;  ///< the module as transformers names it: "bert.encoder.layer.0.attention.self.query"
   Index in = 0;
   Index out = 0;
   Index rank = 0;
@@ -87,7 +88,8 @@ inline bool same_places(const AdapterLayout& a, const AdapterLayout& b) {
   return a.size == b.size && a.lora_size == b.lora_size &&
          std::equal(a.sites.begin(), a.sites.end(), b.sites.begin(), b.sites.end(),
                     [](const AdapterSite& x, const AdapterSite& y) {
-                      return x.name == y.name && x.in == y.in && x.out == y.out && x.rank == y.rank && x.scale == y.scale;
+                      return x.name == y.name && x.in == y.in && x.out == y.out && x.rank == y.rank &&
+                             x.scale == y.scale;
                     }) &&
          std::equal(a.saved.begin(), a.saved.end(), b.saved.begin(), b.saved.end(),
                     [](const SavedTensor& x, const SavedTensor& y) { return x.name == y.name && x.shape == y.shape; });

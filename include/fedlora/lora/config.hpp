@@ -23,15 +23,16 @@ enum class TaskType { sequence_classification, causal_lm };
 /// LoRA (Hu et al. 2021, arXiv 2106.09685): y = W x + b + scale · B A dropout(x), A (rank, in), B (out, rank).
 struct LoraConfig {
   Index rank = 8;
-  double alpha = 8;       ///< scale = alpha / rank
-  double dropout = 0.0;   ///< probability, on the adapter's input only
+  double alpha = 8;         ///< scale = alpha / rank
+  double dropout = 0.0;     ///< probability, on the adapter's input only
   bool use_rslora = false;  ///< scale = alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732)
 
   /// Module names as PEFT reads them: a module matches an entry when it is equal to it or ends in "." + entry.
   /// One entry "all-linear" takes every linear layer that is not trained whole: all of the blocks, and BERT's pooler
   /// when the checkpoint has it. Empty: the family's default (PEFT's, where it has one).
   std::vector<std::string> target_modules = {};
-  /// A regular expression (ECMAScript) that must match the whole module name; used instead of `target_modules` when set.
+  /// A regular expression (ECMAScript) that must match the whole module name; used instead of `target_modules` when
+  /// set.
   std::string target_pattern = {};
   /// True for an adapter with no low-rank term at all: only `modules_to_save` is trained.
   bool head_only = false;

@@ -17,7 +17,7 @@ struct Evaluation {
   double loss = 0;      ///< mean cross-entropy, nats
   double accuracy = 0;  ///< share of examples whose largest logit is their label's
   double macro_f1 =
-      0;  ///< mean over classes of F1; a class that neither occurs nor is predicted counts 0, as in scikit-learn
+      0;  ///< mean of F1 over all of the model's classes; one that neither occurs nor is predicted counts 0
   std::vector<std::vector<Index>> confusion;  ///< [true label][predicted label]
 };
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Merging: a low-rank term folded into a dense weight, and taken out again. An export; the base itself is never changed.
+// Merging: a low-rank term folded into a dense weight, and taken out again. An export; the base itself is never
+// changed.
 #pragma once
 
 #include <span>
@@ -43,8 +44,8 @@ void add_dense_update(const Adapter<T>& adapter, Index site, std::span<W> weight
 
 }  // namespace detail
 
-/// W ← W + scale · B A, in double and rounded to W's type once. `weight` is (out, in), row-major. ShapeError for another
-/// size.
+/// W ← W + scale · B A, in double and rounded to W's type once. `weight` is (out, in), row-major. ShapeError for
+/// another size.
 template <class T, class W>
 void merge(const Adapter<T>& adapter, Index site, std::span<W> weight) {
   detail::add_dense_update(adapter, site, weight, 1.0);

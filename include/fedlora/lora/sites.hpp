@@ -29,9 +29,21 @@ struct AdapterPlan {
 
 namespace detail {
 
+/// Patterns come with adapters from anywhere: long ones are refused, and where the standard library can, matching takes
+/// polynomial time whatever the pattern.
 inline std::regex compile_pattern(const std::string& pattern, const std::string& field) {
+  constexpr std::size_t longest = 8192;
+  if (pattern.size() > longest)
+    fail<ConfigError>("LoRA " + field, "a regular expression of at most " + std::to_string(longest) + " characters",
+                      std::to_string(pattern.size()));
+  if (std::count(pattern.begin(), pattern.end(), '(') > 256)
+    fail<ConfigError>("LoRA " + field, "a regular expression with at most 256 groups", "more");
   try {
+#if defined(__GLIBCXX__)
+    return std::regex(pattern, std::regex::ECMAScript | std::regex_constants::__polynomial);
+#else
     return std::regex(pattern, std::regex::ECMAScript);
+#endif
   } catch (const std::regex_error& error) {
     fail<ConfigError>("LoRA " + field, "a regular expression", "'" + pattern + "' (" + error.what() + ")");
   }
@@ -72,7 +84,8 @@ inline bool is_target(const LoraConfig& config, const std::vector<std::string>& 
 template <Architecture Arch, class LinearShape>
 AdapterPlan plan_adapter(const ModelConfig& model, const std::vector<HeadLayer>& head, const LoraConfig& config,
                          TaskType task, const std::vector<std::string>& always_saved, LinearShape&& linear_shape) {
-  if (config.rank <= 0) fail<ConfigError>("LoRA rank", "at least 1", std::to_string(config.rank));
+  if (config.rank <= 0 || config.rank > 65536)
+    fail<ConfigError>("LoRA rank", "at least 1 and at most 65536", std::to_string(config.rank));
   if (!(config.dropout >= 0 && config.dropout < 1))
     fail<ConfigError>("LoRA dropout", "a probability in [0, 1)", std::to_string(config.dropout));
   if (!(config.alpha > 0)) fail<ConfigError>("LoRA alpha", "a positive number", std::to_string(config.alpha));

@@ -8,6 +8,7 @@
 
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/random.hpp"
+#include "fedlora/core/segment.hpp"
 #include "fedlora/core/shape.hpp"
 #include "fedlora/core/step.hpp"
 
@@ -39,7 +40,7 @@ struct SlotTerms {
   double adapter_dropout = 0;          ///< 0 in evaluation
 };
 
-/// Rows that share a slot.
+/// Rows of a set that share a slot.
 struct RowSegment {
   Index begin = 0;
   Index end = 0;
@@ -71,8 +72,8 @@ struct BatchTables {
   RowSet all;
   RowSet pooled;  ///< count 0 when no single row stands for a sequence
 
-  /// `segments` are runs of sequences; `pooled_rows` names one row per sequence, or is empty.
-  void build(std::span<const std::int32_t> cu_seqlens, std::span<const RowSegment> segments,
+  /// `segments` cover the sequences; `pooled_rows` names one row per sequence, or is empty.
+  void build(std::span<const std::int32_t> cu_seqlens, std::span<const Segment> segments,
              std::span<const std::int32_t> pooled_rows) {
     const auto sequences = static_cast<Index>(cu_seqlens.size()) - 1;
     all = {};
@@ -80,9 +81,9 @@ struct BatchTables {
     all.count = cu_seqlens.back();
     all.numbers.resize(static_cast<std::size_t>(all.count));
     all.positions.resize(static_cast<std::size_t>(all.count));
-    for (const RowSegment& segment : segments) {  // begin and end are sequences here
-      const Index first = cu_seqlens[static_cast<std::size_t>(segment.begin)];
-      const Index last = cu_seqlens[static_cast<std::size_t>(segment.end)];
+    for (const Segment& segment : segments) {
+      const Index first = cu_seqlens[static_cast<std::size_t>(segment.first_sequence)];
+      const Index last = cu_seqlens[static_cast<std::size_t>(segment.last_sequence)];
       all.segments.push_back({first, last, segment.slot});
       for (Index row = first; row < last; ++row)
         all.numbers[static_cast<std::size_t>(row)] = static_cast<std::int32_t>(row - first);
@@ -97,7 +98,8 @@ struct BatchTables {
     if (pooled_rows.empty()) return;
     pooled.count = sequences;
     pooled.rows.assign(pooled_rows.begin(), pooled_rows.end());
-    pooled.segments.assign(segments.begin(), segments.end());
+    for (const Segment& segment : segments)
+      pooled.segments.push_back({segment.first_sequence, segment.last_sequence, segment.slot});
     for (Index s = 0; s < sequences; ++s) {
       const auto row = static_cast<std::size_t>(pooled_rows[static_cast<std::size_t>(s)]);
       pooled.numbers.push_back(all.numbers[row]);

@@ -71,10 +71,11 @@ struct BlockState {
   MatrixView<T> selected_in;   ///< its rows of `query_rows`, where those are not all
   MatrixView<T> input_statistics;
   MatrixView<T> q, k, v;
-  MatrixView<T> context;  ///< kept only where the output projection is adapted
-  MatrixView<T> z1, statistics1, h;  ///< residual sum after attention, its norm's statistics, what the MLP reads
-  MatrixView<T> gate, up;            ///< outputs of the first MLP layers, before the activation
-  MatrixView<T> z2, statistics2;     ///< residual sum after the MLP; statistics when the block is post-norm
+  MatrixView<T> context;                       ///< kept only where the output projection is adapted
+  MatrixView<T> z1, statistics1;               ///< residual sum after attention, its norm's statistics
+  MatrixView<T> h;                             ///< what the MLP reads; kept only where its first layers are adapted
+  MatrixView<T> gate, up;                      ///< outputs of the first MLP layers, before the activation
+  MatrixView<T> z2, statistics2;               ///< residual sum after the MLP; statistics when the block is post-norm
   std::array<MatrixView<T>, layer_linears> s;  ///< S = dropout(x) Aᵀ of each adapted linear layer
 };
 
@@ -142,7 +143,6 @@ class BlockPass {
     }
     state.z1 = arena_.matrix(out, x.cols);
     state.statistics1 = arena_.matrix(out, 2);
-    state.h = arena_.matrix(out, x.cols);
     reserve_s(LayerLinear::output, out, state);
     if (adapted(LayerLinear::output)) state.context = arena_.matrix(out, q_width);
     {
@@ -153,26 +153,25 @@ class BlockPass {
       linear(LayerLinear::output, context, out_rows_, state.z1, state, false);
     }
     add_residual(LayerLinear::output, state.z1, residual);
-    norm_forward(pre_norm ? 1 : 0, state.z1, state.h, state.statistics1);
 
     state.z2 = pre_norm ? y : arena_.matrix(out, x.cols);
     state.up = arena_.matrix(out, config_.intermediate_size);
-    linear(LayerLinear::up, state.h, out_rows_, state.up, state, Arch::gated_mlp);
-    if constexpr (Arch::gated_mlp) {
-      state.gate = arena_.matrix(out, config_.intermediate_size);
-      linear(LayerLinear::gate, state.h, out_rows_, state.gate, state, true);
-    }
-    reserve_s(LayerLinear::down, out, state);
+    if constexpr (Arch::gated_mlp) state.gate = arena_.matrix(out, config_.intermediate_size);
+    if constexpr (!pre_norm) state.statistics2 = arena_.matrix(out, 2);
+    for (const LayerLinear which : {LayerLinear::gate, LayerLinear::up, LayerLinear::down})
+      reserve_s(which, out, state);
+    if (adapted(LayerLinear::gate) || adapted(LayerLinear::up)) state.h = arena_.matrix(out, x.cols);
     {
       const auto scope = arena_.scope();
+      const MatrixView<T> h = state.h.empty() ? arena_.matrix(out, x.cols) : state.h;
+      norm_forward(pre_norm ? 1 : 0, state.z1, h, state.statistics1);
+      linear(LayerLinear::up, h, out_rows_, state.up, state, Arch::gated_mlp);
+      if constexpr (Arch::gated_mlp) linear(LayerLinear::gate, h, out_rows_, state.gate, state, true);
       const MatrixView<T> activated = arena_.matrix(out, config_.intermediate_size);
       activate(state, activated);
       linear(LayerLinear::down, activated, out_rows_, state.z2, state, false);
-    }
-    add_residual(LayerLinear::down, state.z2, pre_norm ? MatrixView<const T>(state.z1) : MatrixView<const T>(state.h));
-    if constexpr (!pre_norm) {
-      state.statistics2 = arena_.matrix(out, 2);
-      norm_forward(1, state.z2, y, state.statistics2);
+      add_residual(LayerLinear::down, state.z2, pre_norm ? MatrixView<const T>(state.z1) : MatrixView<const T>(h));
+      if constexpr (!pre_norm) norm_forward(1, state.z2, y, state.statistics2);
     }
   }
 

@@ -21,6 +21,7 @@ enum class Positions { learned, rotary };
 template <class A>
 concept Architecture = requires(const Json& json, std::string_view file, const ModelConfig& config) {
   { A::model_type } -> std::convertible_to<std::string_view>;
+  { A::class_stem } -> std::convertible_to<std::string_view>;  // of transformers' classes: "Bert"
   { A::norm } -> std::convertible_to<NormKind>;
   { A::norm_place } -> std::convertible_to<NormPlace>;
   { A::positions } -> std::convertible_to<Positions>;

@@ -40,7 +40,8 @@ struct ModelConfig {
   double rope_theta = 10000;
   RopeScaling rope_scaling;
   Activation activation = Activation::gelu;
-  bool attention_bias = true;
+  bool input_bias = true;   ///< query, key and value have biases
+  bool output_bias = true;  ///< attention's output has one
   bool mlp_bias = true;
   bool tied_embeddings = false;
   double hidden_dropout = 0;
@@ -84,7 +85,6 @@ struct HeadLayer {
   bool activated = false;  ///< followed by `activation`
   Activation activation = Activation::tanh;
   bool dropout_before = false;
-  bool frozen_by_default = false;  ///< part of the base (BERT's pooler) when the checkpoint has it
 };
 
 /// Which row stands for a sequence.

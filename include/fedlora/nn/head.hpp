@@ -37,8 +37,8 @@ class ClassificationHead {
 
   const std::vector<HeadLayer>& layers() const { return layers_; }
 
-  /// logits (sequences, labels) of pooled rows x (sequences, hidden), in the arena. `segments` are runs of sequences.
-  MatrixView<T> forward(MatrixView<const T> x, std::span<const RowSegment> segments, const PassOptions<T>& options,
+  /// logits (sequences, labels) of pooled rows x (sequences, hidden), in the arena.
+  MatrixView<T> forward(MatrixView<const T> x, std::span<const Segment> segments, const PassOptions<T>& options,
                         std::vector<State>& states, Arena& arena) const {
     states.assign(layers_.size(), {});
     for (std::size_t i = 0; i < layers_.size(); ++i) {
@@ -51,13 +51,13 @@ class ClassificationHead {
       if (rank > 0) state.s = arena.matrix(x.rows, rank);
       const std::vector<std::int32_t> numbers = sequence_numbers(segments, x.rows);
       B::copy(x, state.x);
-      for (const RowSegment& segment : segments) {
+      for (const Segment& segment : segments) {
         const SlotTerms<T>& slot = options.slots[static_cast<std::size_t>(segment.slot)];
         if (drops(layer, options))
           B::dropout(dropout(slot, Purpose::head_dropout, options.dropouts.classifier, i), state.x, state.x,
-                     numbers.data(), segment.begin, segment.end);
-        const MatrixView<const T> in = state.x.rows_between(segment.begin, segment.end);
-        const MatrixView<T> out = state.y.rows_between(segment.begin, segment.end);
+                     numbers.data(), segment.first_sequence, segment.last_sequence);
+        const MatrixView<const T> in = state.x.rows_between(segment.first_sequence, segment.last_sequence);
+        const MatrixView<T> out = state.y.rows_between(segment.first_sequence, segment.last_sequence);
         if (slot.dense[i].weight.empty())
           B::linear_forward(in, frozen_[i].weight, frozen_[i].template bias_data<T>(), out);
         else
@@ -79,7 +79,7 @@ class ClassificationHead {
 
   /// Given the gradient of the logits (overwritten), adds the slots' gradients; writes dx (sequences, hidden) unless
   /// empty.
-  void backward(MatrixView<T> dy, std::span<const RowSegment> segments, const PassOptions<T>& options,
+  void backward(MatrixView<T> dy, std::span<const Segment> segments, const PassOptions<T>& options,
                 std::span<const State> states, MatrixView<T> dx, Arena& arena) const {
     const std::vector<std::int32_t> numbers = sequence_numbers(segments, dy.rows);
     for (std::size_t i = layers_.size(); i-- > 0;) {
@@ -87,23 +87,24 @@ class ClassificationHead {
       const State& state = states[i];
       if (layer.activated) B::activation_backward(layer.activation, state.y, nullptr, dy);
       const MatrixView<T> d_in = i > 0 ? arena.matrix(dy.rows, layer.in) : dx;
-      for (const RowSegment& segment : segments) {
+      for (const Segment& segment : segments) {
         const SlotTerms<T>& slot = options.slots[static_cast<std::size_t>(segment.slot)];
         const DenseTerm<T>& dense = slot.dense[i];
-        const MatrixView<const T> d_out = dy.rows_between(segment.begin, segment.end);
-        const MatrixView<T> d_segment = d_in.empty() ? d_in : d_in.rows_between(segment.begin, segment.end);
+        const MatrixView<const T> d_out = dy.rows_between(segment.first_sequence, segment.last_sequence);
+        const MatrixView<T> d_segment =
+            d_in.empty() ? d_in : d_in.rows_between(segment.first_sequence, segment.last_sequence);
         if (dense.weight.empty()) {
           if (!d_segment.empty()) B::linear_backward(d_out, frozen_[i].weight, d_segment, false);
         } else {
-          B::dense_backward(d_out, state.x.rows_between(segment.begin, segment.end), dense.weight, dense.grad_weight,
-                            dense.grad_bias, d_segment);
+          B::dense_backward(d_out, state.x.rows_between(segment.first_sequence, segment.last_sequence), dense.weight,
+                            dense.grad_weight, dense.grad_bias, d_segment);
         }
         if (!slot.head[i].a.empty())
           B::low_rank_backward(dy, state.x, columns(state.s, slot.head[i].rank()), term(slot, i, segment, numbers),
                                d_in, arena);
         if (drops(layer, options) && !d_in.empty())
           B::dropout(dropout(slot, Purpose::head_dropout, options.dropouts.classifier, i), d_in, d_in, numbers.data(),
-                     segment.begin, segment.end);
+                     segment.first_sequence, segment.last_sequence);
       }
       dy = d_in;
     }
@@ -121,11 +122,11 @@ class ClassificationHead {
                    probability);
   }
 
-  static LowRankTerm<T> term(const SlotTerms<T>& slot, std::size_t layer, const RowSegment& segment,
+  static LowRankTerm<T> term(const SlotTerms<T>& slot, std::size_t layer, const Segment& segment,
                              const std::vector<std::int32_t>& numbers) {
     LowRankTerm<T> term = slot.head[layer];
-    term.begin = segment.begin;
-    term.end = segment.end;
+    term.begin = segment.first_sequence;
+    term.end = segment.last_sequence;
     term.row_numbers = numbers.data();
     if (slot.adapter_dropout > 0) term.dropout = dropout(slot, Purpose::adapter_dropout, slot.adapter_dropout, layer);
     return term;
@@ -133,11 +134,11 @@ class ClassificationHead {
 
   static MatrixView<T> columns(MatrixView<T> s, Index count) { return {s.data, s.rows, count, s.stride}; }
 
-  static std::vector<std::int32_t> sequence_numbers(std::span<const RowSegment> segments, Index sequences) {
+  static std::vector<std::int32_t> sequence_numbers(std::span<const Segment> segments, Index sequences) {
     std::vector<std::int32_t> numbers(static_cast<std::size_t>(sequences));
-    for (const RowSegment& segment : segments)
-      for (Index s = segment.begin; s < segment.end; ++s)
-        numbers[static_cast<std::size_t>(s)] = static_cast<std::int32_t>(s - segment.begin);
+    for (const Segment& segment : segments)
+      for (Index s = segment.first_sequence; s < segment.last_sequence; ++s)
+        numbers[static_cast<std::size_t>(s)] = static_cast<std::int32_t>(s - segment.first_sequence);
     return numbers;
   }
 

@@ -33,8 +33,7 @@ struct TransformerWorkspace {
   BatchTables tables;
   std::vector<BlockState<T>> blocks;
   std::vector<T> cosines, sines;  ///< rotary tables, grown to the longest sequence seen
-  std::vector<std::int32_t> position_rows, pooled_rows;
-  std::vector<RowSegment> segments;
+  std::vector<std::int32_t> position_rows;
 };
 
 /// A Transformer base of family `Arch`, immutable after construction. Layers hold no activations: a pass takes a
@@ -71,9 +70,7 @@ class Transformer {
         if (names.linears[i].empty()) continue;
         const std::string name = prefix + std::string(names.linears[i]);
         block.linears[i].weight = load.matrix(name + ".weight", shapes[i].first, shapes[i].second);
-        const bool mlp = i >= static_cast<std::size_t>(LayerLinear::gate);
-        if (mlp ? config_.mlp_bias : config_.attention_bias)
-          block.linears[i].bias = load.vector(name + ".bias", shapes[i].first);
+        if (has_bias(static_cast<LayerLinear>(i))) block.linears[i].bias = load.vector(name + ".bias", shapes[i].first);
       }
       for (std::size_t i = 0; i < 2; ++i) block.norms[i] = load_norm(load, prefix + std::string(names.norms[i]));
     }
@@ -171,6 +168,11 @@ class Transformer {
     if (keep) return pass(layer, pooled, options, workspace).forward(x, y, state);
     const auto scope = workspace.arena.scope();
     pass(layer, pooled, options, workspace).forward(x, y, state);
+  }
+
+  bool has_bias(LayerLinear which) const {
+    if (which >= LayerLinear::gate) return config_.mlp_bias;
+    return which == LayerLinear::output ? config_.output_bias : config_.input_bias;
   }
 
   static FrozenNorm load_norm(WeightLoader<B>& load, const std::string& name, Index hidden) {

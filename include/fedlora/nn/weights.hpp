@@ -53,12 +53,6 @@ class WeightLoader {
     return take(name, shape, shape.size() == 2 ? shape[0] : 1, shape.back());
   }
 
-  /// `optional` for a tensor that belongs to the base ("bert.pooler.dense.weight") and may have lost its prefix.
-  FrozenMatrix optional_of_base(const std::string& name, std::string_view prefix, const std::vector<Index>& shape) {
-    if (name.starts_with(prefix)) return optional(prefix_ + name.substr(prefix.size()), shape);
-    return optional(name, shape);
-  }
-
   const std::set<std::string>& used() const { return used_; }
 
  private:

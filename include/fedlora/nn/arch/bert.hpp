@@ -12,6 +12,7 @@ namespace fedlora {
 
 struct Bert {
   static constexpr std::string_view model_type = "bert";
+  static constexpr std::string_view class_stem = "Bert";
   static constexpr NormKind norm = NormKind::layer_norm;
   static constexpr NormPlace norm_place = NormPlace::post;
   static constexpr Positions positions = Positions::learned;
@@ -56,11 +57,7 @@ struct Bert {
 
   /// pooler (dense, tanh), dropout, classifier.
   static std::vector<HeadLayer> head(const ModelConfig& config) {
-    return {{.name = "bert.pooler.dense",
-             .in = config.hidden_size,
-             .out = config.hidden_size,
-             .activated = true,
-             .frozen_by_default = true},
+    return {{.name = "bert.pooler.dense", .in = config.hidden_size, .out = config.hidden_size, .activated = true},
             {.name = "classifier", .in = config.hidden_size, .dropout_before = true}};
   }
 

@@ -12,6 +12,7 @@ namespace fedlora {
 
 struct DistilBert {
   static constexpr std::string_view model_type = "distilbert";
+  static constexpr std::string_view class_stem = "DistilBert";
   static constexpr NormKind norm = NormKind::layer_norm;
   static constexpr NormPlace norm_place = NormPlace::post;
   static constexpr Positions positions = Positions::learned;

@@ -13,6 +13,7 @@ namespace fedlora {
 
 struct Llama {
   static constexpr std::string_view model_type = "llama";
+  static constexpr std::string_view class_stem = "Llama";
   static constexpr NormKind norm = NormKind::rms_norm;
   static constexpr NormPlace norm_place = NormPlace::pre;
   static constexpr Positions positions = Positions::rotary;
@@ -48,7 +49,7 @@ struct Llama {
       config.head_dim = detail::read_size(json, "head_dim", file);
     config.norm_eps = json_get_or<double>(json, "rms_norm_eps", file, 1e-6);
     config.activation = detail::read_activation(json, "hidden_act", file);
-    config.attention_bias = json_get_or<bool>(json, "attention_bias", file, false);
+    config.input_bias = config.output_bias = json_get_or<bool>(json, "attention_bias", file, false);
     config.mlp_bias = json_get_or<bool>(json, "mlp_bias", file, false);
     config.tied_embeddings = json_get_or<bool>(json, "tie_word_embeddings", file, false);
     config.attention_dropout = detail::read_probability(json, "attention_dropout", file, 0.0);
@@ -90,6 +91,14 @@ struct Llama {
         fail<ConfigError>(where + ".rope_type", "default, linear or llama3", detail::in_quotes(type));
       }
     }
+    const RopeScaling& scaling = config.rope_scaling;
+    if (!(scaling.low_frequency_factor > 0 && scaling.high_frequency_factor > scaling.low_frequency_factor &&
+          scaling.original_max_positions > 0))
+      fail<ConfigError>(std::string(file) + ", rotary positions",
+                        "0 < low_freq_factor < high_freq_factor and a positive original_max_position_embeddings",
+                        std::to_string(scaling.low_frequency_factor) + ", " +
+                            std::to_string(scaling.high_frequency_factor) + " and " +
+                            std::to_string(scaling.original_max_positions));
     if (!(config.rope_theta > 0) || !(config.rope_scaling.factor > 0))
       fail<ConfigError>(std::string(file) + ", rotary positions", "a positive theta and factor",
                         std::to_string(config.rope_theta) + " and " + std::to_string(config.rope_scaling.factor));

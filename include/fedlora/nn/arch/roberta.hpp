@@ -12,6 +12,7 @@ namespace fedlora {
 
 struct Roberta : Bert {
   static constexpr std::string_view model_type = "roberta";
+  static constexpr std::string_view class_stem = "Roberta";
 
   static constexpr FamilyNames names = [] {
     FamilyNames names = Bert::names;
@@ -21,11 +22,12 @@ struct Roberta : Bert {
 
   static ModelConfig read_config(const Json& json, std::string_view file) {
     ModelConfig config = Bert::read_config(json, file);
-    config.position_offset = json_get_or<Index>(json, "pad_token_id", file, 1) + 1;
-    if (config.position_offset < 1 || config.position_offset >= config.max_positions)
+    const auto pad = json_get_or<Index>(json, "pad_token_id", file, 1);
+    if (pad < 0 || pad >= config.max_positions - 1)
       fail<ConfigError>(std::string(file) + ", field pad_token_id",
                         "an id below max_position_embeddings - 1 = " + std::to_string(config.max_positions - 1),
-                        std::to_string(config.position_offset - 1));
+                        std::to_string(pad));
+    config.position_offset = pad + 1;
     config.max_positions -= config.position_offset;
     return config;
   }

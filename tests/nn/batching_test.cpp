@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // Several clients in one batch are each what they are alone, and the last block may compute only the rows that the head
-// reads (Llama).
+// reads.
 #include <doctest/doctest.h>
 
 #include "batching.hpp"
 
 namespace fedlora::tests {
 
-TEST_CASE("Llama: clients batched together equal clients one by one") {
-  const Batching<Llama> model;
-  const auto clients = different_clients<Llama>();
+TEST_CASE_TEMPLATE("clients batched together equal clients one by one", Arch, Bert, Llama) {
+  const Batching<Arch> model;
+  const auto clients = different_clients<Arch>();
   for (const BaseDropouts& dropouts : {BaseDropouts{}, BaseDropouts{0.2, 0.3, 0.4}})
     for (const bool pooled_only : {true, false}) {
       CAPTURE(dropouts.hidden);
       CAPTURE(pooled_only);
-      Batching<Llama>::Workspace workspace;
+      typename Batching<Arch>::Workspace workspace;
       const PassResult together = model.run(clients, dropouts, pooled_only, workspace);
       std::size_t first = 0;
       for (std::size_t c = 0; c < clients.size(); ++c) {
         CAPTURE(c);
-        Batching<Llama>::Workspace own;
+        typename Batching<Arch>::Workspace own;
         const PassResult alone = model.run({clients[c]}, dropouts, pooled_only, own);
         const std::vector<double> mine(
             together.logits.begin() + static_cast<std::ptrdiff_t>(first),
@@ -32,11 +32,11 @@ TEST_CASE("Llama: clients batched together equal clients one by one") {
     }
 }
 
-TEST_CASE("Llama: the last block on the head's rows alone equals the last block on all rows") {
-  const Batching<Llama> model;
-  for (const BatchClient& client : different_clients<Llama>())
+TEST_CASE_TEMPLATE("the last block on the head's rows alone equals the last block on all rows", Arch, Bert, Llama) {
+  const Batching<Arch> model;
+  for (const BatchClient& client : different_clients<Arch>())
     for (const BaseDropouts& dropouts : {BaseDropouts{}, BaseDropouts{0.2, 0.3, 0.4}}) {
-      Batching<Llama>::Workspace workspace;
+      typename Batching<Arch>::Workspace workspace;
       BatchClient without = client;
       // The adapter's dropout is addressed by row too, so it agrees as well.
       const PassResult pooled = model.run({without}, dropouts, true, workspace);
@@ -46,11 +46,11 @@ TEST_CASE("Llama: the last block on the head's rows alone equals the last block 
     }
 }
 
-TEST_CASE("Llama: a workspace that has seen other batches gives the same bits") {
-  const Batching<Llama> model;
-  const auto clients = different_clients<Llama>();
+TEST_CASE_TEMPLATE("a workspace that has seen other batches gives the same bits", Arch, Bert, Llama) {
+  const Batching<Arch> model;
+  const auto clients = different_clients<Arch>();
   const BaseDropouts dropouts{0.2, 0.3, 0.4};
-  Batching<Llama>::Workspace fresh, used;
+  typename Batching<Arch>::Workspace fresh, used;
   const PassResult expected = model.run({clients[0]}, dropouts, true, fresh);
   std::vector<BatchClient> many = clients;
   many.push_back({clients[0].lora, {12, 12, 12, 12, 12, 12}, {1, 1, 1, 1, 1}});
@@ -63,15 +63,15 @@ TEST_CASE("Llama: a workspace that has seen other batches gives the same bits") 
   }
 }
 
-TEST_CASE("Llama: masks change with every part of the address, and only with it") {
-  const Batching<Llama> model;
-  const BatchClient client = different_clients<Llama>()[0];
+TEST_CASE_TEMPLATE("masks change with every part of the address, and only with it", Arch, Bert, Llama) {
+  const Batching<Arch> model;
+  const BatchClient client = different_clients<Arch>()[0];
   const auto logits = [&](const StepAddress& address, const BaseDropouts& dropouts, double adapter_dropout) {
     BatchClient here = client;
     here.address = address;
     here.address.client = 11;  // draws the adapter and the data as well
     here.lora.dropout = adapter_dropout;
-    Batching<Llama>::Workspace workspace;
+    typename Batching<Arch>::Workspace workspace;
     return model.run({here}, dropouts, true, workspace).logits;
   };
   const StepAddress at{1, 2, 11, 3, 4};
