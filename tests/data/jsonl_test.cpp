@@ -100,7 +100,7 @@ TEST_CASE("JSONL: broken JSON is an error with the byte of the line") {
     CHECK(error.starts_with("[t, line 2, byte "));
     CHECK(error.find("expected a JSON object, got syntax error") != std::string::npos);
     CHECK(error.find("json.exception") == std::string::npos);
-    CHECK(fedlora::detail::utf8_prefix(error) == error.size());
+    CHECK(fedlora::detail::first_invalid_utf8(error) == std::string::npos);
   }
   // The parser takes a NUL for the end; what stands behind it must not be lost in silence.
   CHECK(error_of("{\"text\":\"a\",\"label\":1}\0 rubbish"s) ==

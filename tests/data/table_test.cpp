@@ -77,7 +77,8 @@ TEST_CASE("table: a header of numbers is a header when the columns asked for are
   // Any name makes the first row the header, and then a number is a name too.
   CHECK(table_of("1,text\na,b\n", {.text = {"text"}, .label = "1"}).label == Strings{"a"});
   CHECK(error_of("label,text\na,b\n", {.text = {"text"}, .label = "1"}) ==
-        "[t.csv, line 1] expected a column named '1' in the header, got 'label', 'text'");
+        "[t.csv, line 1] expected a column named '1' in the header (in a file without one, columns go by number), got "
+        "'label', 'text'");
 }
 
 TEST_CASE("table: TSV and JSON Lines, by extension in any case") {
@@ -109,7 +110,8 @@ TEST_CASE("table: read from a path") {
 TEST_CASE("table: errors name file, line and column") {
   const TableColumns columns{.text = {"text"}, .label = "label"};
   CHECK(error_of("text,category\na,b\n", columns) ==
-        "[t.csv, line 1] expected a column named 'label' in the header, got 'text', 'category'");
+        "[t.csv, line 1] expected a column named 'label' in the header (in a file without one, columns go by number), "
+        "got 'text', 'category'");
   CHECK(error_of("text,label,text\na,b,c\n", columns) ==
         "[t.csv, line 1] expected one column named 'text', got 'text', 'label', 'text'");
   CHECK(table_of("text,label,x,x\na,b,c,d\n", columns).size() == 1);  // nobody asks for x

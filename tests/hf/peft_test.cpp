@@ -228,6 +228,32 @@ TEST_CASE("a malformed configuration names file and field") {
   CHECK_THROWS_AS(read_peft_config(directory.path() / "adapter"), FormatError);
 }
 
+TEST_CASE("targets that match nothing are passed over; patterns are refused only where their order decides") {
+  const TemporaryDirectory directory;
+  CHECK(refusal(directory, "target_modules", {"out_proj", "query", "value"}) == "nothing was thrown");
+  CHECK(read_peft_config(directory.path() / "adapter").lora.target_modules ==
+        std::vector<std::string>{"query", "value"});
+  const auto with_patterns = [&](const std::string& patterns) -> std::string {
+    save_peft(numbered<float>(small_layout()), directory.path() / "adapter");
+    const auto file = directory.path() / "adapter" / "adapter_config.json";
+    std::string text = read_text(file);
+    const std::string none = "\"alpha_pattern\": {}";
+    REQUIRE(text.find(none) != std::string::npos);
+    write_text(file, text.replace(text.find(none), none.size(), "\"alpha_pattern\": " + patterns));
+    try {
+      read_peft_config(directory.path() / "adapter");
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "nothing was thrown";
+  };
+  CHECK(with_patterns(R"({"layer.0.query": 1.5, "query": 9})") == "nothing was thrown");
+  CHECK(with_patterns(R"({"value": 9, "query": 1.5})") == "nothing was thrown");
+  CHECK(has(with_patterns(R"({"query": 9, "layer.0.query": 1.5})"),
+            "field alpha_pattern] expected sorted patterns where several match one module, got 'query' before "
+            "'layer.0.query'"));
+}
+
 TEST_CASE("tensors are checked both ways") {
   const TemporaryDirectory directory;
   auto more = std::make_shared<AdapterLayout>(*small_layout());

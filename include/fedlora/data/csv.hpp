@@ -27,32 +27,6 @@ namespace detail {
 /// A bound on what one record may make the reader allocate. Far more columns than any table of texts has.
 inline constexpr std::size_t max_fields_per_record = 65536;
 
-/// The length of the longest prefix of `text` that is well-formed UTF-8.
-inline std::size_t utf8_prefix(std::string_view text) {
-  return std::min(first_invalid_utf8(text), text.size());
-}
-
-/// Somebody's text for a message: shortened, and with control characters and bytes that are not UTF-8 as \xNN.
-inline std::string for_message(std::string_view text, std::size_t limit = 60) {
-  constexpr std::string_view hex = "0123456789ABCDEF";
-  std::string shown;
-  std::size_t i = 0;
-  while (i < text.size() && i < limit) {
-    std::size_t length = 1;  // of the character that starts here
-    while (length <= 4 && utf8_prefix(text.substr(i, length)) != length) ++length;
-    const auto c = static_cast<unsigned char>(text[i]);
-    if (length > 4 || c < 0x20 || c == 0x7F) {
-      shown.append("\\x").append(1, hex[c >> 4]).append(1, hex[c & 15]);
-      ++i;
-    } else {
-      shown.append(text.substr(i, length));
-      i += length;
-    }
-  }
-  if (i < text.size()) shown.append("…");
-  return shown;
-}
-
 /// What every reader of records needs: the text, the place in it, and errors that name the place.
 class RecordCursor {
  public:
@@ -86,14 +60,22 @@ class RecordCursor {
     fail<FormatError>(where(record), expected, got);
   }
 
+  /// Steps over empty lines to where a record begins. False at the end of the file.
+  bool begin(Record& record) {
+    while (take_line_end()) {
+    }
+    record.fields.clear();
+    record.line = line_;
+    return !at_end();
+  }
+
   /// Appends a field that passed the checks every field must pass.
   void add(Record& record, std::string field) const {
     if (const auto nul = field.find('\0'); nul != std::string::npos)
-      broken(record, "text without NUL bytes",
-             "a NUL after '" + for_message(std::string_view(field).substr(0, nul)) + "'");
-    if (const auto good = utf8_prefix(field); good != field.size())
+      broken(record, "text without NUL bytes", "a NUL after " + in_quotes(std::string_view(field).substr(0, nul)));
+    if (const auto good = first_invalid_utf8(field); good != std::string_view::npos)
       broken(record, "valid UTF-8",
-             "'" + for_message(std::string_view(field).substr(good, 4)) + "' after " + std::to_string(good) +
+             in_quotes(std::string_view(field).substr(good, 4)) + " after " + std::to_string(good) +
                  " bytes of the field");
     if (record.fields.size() >= max_fields_per_record)
       broken(record, "at most " + std::to_string(max_fields_per_record) + " columns", "more");
@@ -122,11 +104,7 @@ class CsvReader : private detail::RecordCursor {
 
   /// Reads the next record into `record`. False at the end of the file.
   bool next(Record& record) {
-    while (take_line_end()) {
-    }
-    record.fields.clear();
-    record.line = line_;
-    if (at_end()) return false;
+    if (!begin(record)) return false;
     for (;;) {
       add(record, at('"') ? quoted(record) : unquoted(record));
       if (at_end() || take_line_end()) return true;
@@ -153,7 +131,7 @@ class CsvReader : private detail::RecordCursor {
     if (!at_end() && !at(',') && !line_end)
       broken(record,
              "a comma or the end of the line after the closing quote (a quote inside a quoted field is doubled)",
-             "'" + detail::for_message(text_.substr(position_, 12)) + "'");
+             detail::in_quotes(text_.substr(position_, 12)));
     return field;
   }
 
@@ -163,9 +141,9 @@ class CsvReader : private detail::RecordCursor {
     position_ = end;
     if (at('"'))
       broken(record, "an unquoted field without quotes (quote the whole field, and double the quotes inside)",
-             "'" + detail::for_message(field, 40) + "\"'");
+             detail::in_quotes(field + "\"", 40));
     if (at('\r') && position_ + 1 < text_.size() && text_[position_ + 1] != '\n')
-      broken(record, "lines that end with LF or CRLF", "a CR alone after '" + detail::for_message(field, 40) + "'");
+      broken(record, "lines that end with LF or CRLF", "a CR alone after " + detail::in_quotes(field, 40));
     return field;
   }
 };
@@ -181,11 +159,7 @@ class TsvReader : private detail::RecordCursor {
 
   /// Reads the next record into `record`. False at the end of the file.
   bool next(Record& record) {
-    while (take_line_end()) {
-    }
-    record.fields.clear();
-    record.line = line_;
-    if (at_end()) return false;
+    if (!begin(record)) return false;
     for (;;) {
       const auto end = std::min(text_.find_first_of("\t\n", position_), text_.size());
       std::string_view field = text_.substr(position_, end - position_);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "fedlora/core/error.hpp"
+#include "fedlora/core/segment.hpp"
 #include "fedlora/core/shape.hpp"
 
 namespace fedlora {
@@ -34,13 +35,6 @@ struct Dataset {
     token_types.insert(token_types.end(), types.begin(), types.end());
     offsets.push_back(static_cast<Index>(tokens.size()));
   }
-};
-
-/// A run of sequences that share one adapter and one gradient: a client in a batch of several, or the whole batch.
-struct Segment {
-  std::int32_t first_sequence = 0;
-  std::int32_t last_sequence = 0;  ///< one past the end
-  std::int32_t slot = 0;           ///< which adapter, and which gradient
 };
 
 /// Sequences packed row after row: sequence s owns rows [cu_seqlens[s], cu_seqlens[s + 1]).

@@ -54,7 +54,7 @@ class JsonlListener {
     wanted_.clear();
     for (std::size_t i = 0; i < fields_.size(); ++i) {
       if (fields_[i].name != name) continue;
-      if (seen_[i]) fail<FormatError>(place_ + ", field " + for_message(name), "one value", "the field twice");
+      if (seen_[i]) fail<FormatError>(place_ + ", field " + printable(name), "one value", "the field twice");
       seen_[i] = true;
       wanted_.push_back(i);
     }
@@ -68,15 +68,15 @@ class JsonlListener {
     // `position`.
     for (const std::string_view noise : {"] ", ": "})
       if (const auto end = what.find(noise); end != std::string_view::npos) what.remove_prefix(end + noise.size());
-    fail<FormatError>(place_ + ", byte " + std::to_string(position), "a JSON object", for_message(what, 300));
+    fail<FormatError>(place_ + ", byte " + std::to_string(position), "a JSON object", printable(what, 300));
   }
 
   void finish() const {
     for (std::size_t i = 0; i < fields_.size(); ++i) {
       if (seen_[i]) continue;
       std::string got = names_.empty() ? "an object without fields" : "fields ";
-      for (std::size_t k = 0; k < names_.size(); ++k) got += (k == 0 ? "'" : ", '") + for_message(names_[k]) + "'";
-      fail<FormatError>(place_, "a field named '" + for_message(fields_[i].name) + "'", got);
+      for (std::size_t k = 0; k < names_.size(); ++k) got += (k == 0 ? "" : ", ") + in_quotes(names_[k], 60);
+      fail<FormatError>(place_, "a field named " + in_quotes(fields_[i].name), got);
     }
   }
 
@@ -101,7 +101,7 @@ class JsonlListener {
   void refuse(std::string_view kind) const {
     if (wanted_.empty()) return;
     const JsonlField& field = fields_[wanted_.front()];
-    fail<FormatError>(place_ + ", field " + for_message(field.name),
+    fail<FormatError>(place_ + ", field " + printable(field.name),
                       field.strings_only ? "a string" : "a string, a number or a boolean", kind);
   }
 
@@ -109,7 +109,7 @@ class JsonlListener {
     if (depth_ == 0) not_an_object(kind);
     if (depth_ > 1) return true;
     for (const std::size_t i : wanted_) {
-      const std::string place = place_ + ", field " + for_message(fields_[i].name);
+      const std::string place = place_ + ", field " + printable(fields_[i].name);
       if (kind == "null" || (fields_[i].strings_only && !is_string))
         fail<FormatError>(place, fields_[i].strings_only ? "a string" : "a string, a number or a boolean", kind);
       if (value.find('\0') != std::string::npos) fail<FormatError>(place, "text without NUL bytes", "a NUL");

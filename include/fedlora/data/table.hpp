@@ -63,7 +63,7 @@ namespace detail {
 inline std::string quoted_list(std::span<const std::string> names, std::size_t limit = 40) {
   std::string list;
   for (std::size_t i = 0; i < names.size() && i < limit; ++i)
-    list.append(i == 0 ? "'" : ", '").append(for_message(names[i])).append("'");
+    list.append(i == 0 ? "" : ", ").append(in_quotes(names[i], 60));
   if (names.size() > limit) list.append(" and ").append(std::to_string(names.size() - limit)).append(" more");
   return list;
 }
@@ -97,7 +97,7 @@ inline void append_row(Table& table, const TableColumns& columns, Record& record
   if (!columns.id.empty()) {
     const std::string& id = record.fields[where[next]];
     if (id.empty())
-      fail<FormatError>(table.source + ", line " + std::to_string(record.line) + ", column " + for_message(columns.id),
+      fail<FormatError>(table.source + ", line " + std::to_string(record.line) + ", column " + printable(columns.id),
                         "whom the example belongs to", "an empty field");
     table.id.push_back(id);
   }
@@ -132,9 +132,11 @@ inline std::vector<std::size_t> locate_columns(std::span<const std::string> aske
     }
     const auto found = std::find(first.fields.begin(), first.fields.end(), name);
     if (found == first.fields.end())
-      fail<FormatError>(place, "a column named '" + for_message(name) + "' in the header", quoted_list(first.fields));
+      fail<FormatError>(
+          place, "a column named " + in_quotes(name) + " in the header (in a file without one, columns go by number)",
+          quoted_list(first.fields));
     if (std::find(found + 1, first.fields.end(), name) != first.fields.end())
-      fail<FormatError>(place, "one column named '" + for_message(name) + "'", quoted_list(first.fields));
+      fail<FormatError>(place, "one column named " + in_quotes(name), quoted_list(first.fields));
     where.push_back(static_cast<std::size_t>(found - first.fields.begin()));
   }
   return where;
@@ -173,7 +175,7 @@ inline std::vector<std::int32_t> Table::label_ids(std::span<const std::string> n
   std::unordered_map<std::string_view, std::int32_t> number;
   for (const std::string& name : names)
     if (!number.emplace(name, static_cast<std::int32_t>(number.size())).second)
-      fail<ConfigError>(source + ", label names", "distinct names", "'" + detail::for_message(name) + "' twice");
+      fail<ConfigError>(source + ", label names", "distinct names", detail::in_quotes(name) + " twice");
   std::vector<std::int32_t> ids;
   ids.reserve(label.size());
   for (std::size_t i = 0; i < label.size(); ++i) {
@@ -182,7 +184,7 @@ inline std::vector<std::int32_t> Table::label_ids(std::span<const std::string> n
       const std::string place =
           i < line.size() ? ", line " + std::to_string(line[i]) : ", example " + std::to_string(i);
       fail<FormatError>(source + place + ", label", "one of " + detail::quoted_list(names),
-                        "'" + detail::for_message(label[i]) + "'");
+                        detail::in_quotes(label[i]));
     }
     ids.push_back(found->second);
   }
@@ -241,7 +243,7 @@ inline Table read_table(const Bytes& file, const TableColumns& columns) {
     detail::read_json_lines(JsonlReader(file.text(), file.name, std::move(fields)), columns, table);
   } else {
     fail<FormatError>(file.name, "a table named .csv, .tsv or .jsonl",
-                      extension.empty() ? "no extension" : detail::for_message(extension));
+                      extension.empty() ? "no extension" : detail::printable(extension));
   }
   return table;
 }

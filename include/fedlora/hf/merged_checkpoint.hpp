@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -27,18 +28,15 @@ namespace fedlora {
 namespace detail {
 
 /// Files of a model directory that go along unchanged.
-inline constexpr const char* tokenizer_file_names[] = {
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",   "vocab.txt",
-    "vocab.json",     "merges.txt",            "tokenizer.model",         "chat_template.jinja"};
-
-/// The name of transformers' class: "LlamaForCausalLM".
-inline std::string transformers_class(std::string_view model_type, TaskType task) {
-  static const std::map<std::string_view, const char*> stems = {
-      {"bert", "Bert"}, {"distilbert", "DistilBert"}, {"roberta", "Roberta"}, {"llama", "Llama"}};
-  const auto stem = stems.find(model_type);
-  if (stem == stems.end()) fail<ConfigError>("model_type", "a family with a known class", in_quotes(model_type));
-  return std::string(stem->second) + (task == TaskType::causal_lm ? "ForCausalLM" : "ForSequenceClassification");
-}
+inline constexpr const char* tokenizer_file_names[] = {"tokenizer.json",
+                                                       "tokenizer_config.json",
+                                                       "special_tokens_map.json",
+                                                       "added_tokens.json",
+                                                       "vocab.txt",
+                                                       "vocab.json",
+                                                       "merges.txt",
+                                                       "tokenizer.model",
+                                                       "chat_template.jinja"};
 
 /// A tensor to be written, in F32 unless it is no floating-point tensor, or F64 before.
 struct OwnedTensor {
@@ -59,17 +57,22 @@ OwnedTensor merged_tensor(const TensorView& tensor, const Adapter<T>& adapter, I
   std::vector<W> values(static_cast<std::size_t>(tensor.size()));
   copy_tensor(tensor, std::span<W>(values));
   if (site >= 0) merge(adapter, site, std::span<W>(values));
+  for (const W value : values)
+    if (!std::isfinite(value))
+      fail<FormatError>(tensor.file + ", tensor " + tensor.name,
+                        site >= 0 ? "finite numbers, merged" : "finite numbers", std::to_string(value));
   return OwnedTensor::of<W>(tensor.shape, values);
 }
 
 }  // namespace detail
 
-/// Writes `base` with `adapter` merged into it: model.safetensors under the names of transformers' task model, config.json
-/// with that class and the labels, the tokenizer's files. Weights are widened to F32 (F64 stays), so that merging rounds
-/// once. Tensors that the task model does not have are left out. Files are replaced one by one, the weights first and
-/// config.json last.
+/// Writes `base` with `adapter` merged into it: model.safetensors under the names of transformers' task model,
+/// config.json with that class and the labels, the tokenizer's files. Weights are widened to F32 (F64 stays), so that
+/// merging rounds once. Tensors that the task model does not have are left out. Files are replaced one by one, the
+/// weights first and config.json last.
 ///
-/// \throws FormatError naming a module of the adapter that the checkpoint does not have, ConfigError when `directory` is
+/// \throws FormatError naming a module of the adapter that the checkpoint does not have, ConfigError when `directory`
+/// is
 ///         the base itself, IoError.
 template <Architecture Arch, class T>
 void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::filesystem::path& directory) {
@@ -85,7 +88,8 @@ void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::file
   // A checkpoint of the bare base has no prefix; one of a task model has, on the base's tensors only.
   const std::string prefix(Arch::names.prefix);
   const std::vector<std::string> names = checkpoint.names();
-  const bool bare = std::none_of(names.begin(), names.end(), [&](const auto& name) { return name.starts_with(prefix); });
+  const bool bare =
+      std::none_of(names.begin(), names.end(), [&](const auto& name) { return name.starts_with(prefix); });
   std::set<std::string> outside;  // tensors of the task model that are not the base's
   if (layout.task == TaskType::causal_lm) {
     outside.insert(std::string(Arch::names.lm_head) + ".weight");
@@ -110,7 +114,8 @@ void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::file
     else if (tensor.dtype == Dtype::f32 || tensor.dtype == Dtype::f16 || tensor.dtype == Dtype::bf16)
       tensors.emplace(name, detail::merged_tensor<float>(tensor, adapter, number));
     else
-      tensors.emplace(name, detail::OwnedTensor{tensor.dtype, tensor.shape, {tensor.bytes.begin(), tensor.bytes.end()}});
+      tensors.emplace(name,
+                      detail::OwnedTensor{tensor.dtype, tensor.shape, {tensor.bytes.begin(), tensor.bytes.end()}});
   }
   if (!sites.empty())
     fail<FormatError>(base.name() + ", tensor " + sites.begin()->first, "the weight that the adapter is for", "none");
@@ -121,7 +126,8 @@ void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::file
     tensors.emplace(saved.name, detail::OwnedTensor::of<float>(saved.shape, rounded));
   }
 
-  config["architectures"] = {detail::transformers_class(Arch::model_type, layout.task)};
+  config["architectures"] = {std::string(Arch::class_stem) +
+                             (layout.task == TaskType::causal_lm ? "ForCausalLM" : "ForSequenceClassification")};
   config.erase("torch_dtype");
   config["dtype"] = "float32";
   if (layout.task == TaskType::sequence_classification) {

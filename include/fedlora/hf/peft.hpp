@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <regex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,6 +29,7 @@
 #include "fedlora/io/safetensors.hpp"
 #include "fedlora/lora/adapter.hpp"
 #include "fedlora/lora/config.hpp"
+#include "fedlora/lora/sites.hpp"
 #include "fedlora/lora/state_dict.hpp"
 
 namespace fedlora {
@@ -260,6 +262,53 @@ inline void refuse_foreign_tensors(const SafetensorsFile& tensors, const std::st
   }
 }
 
+/// The modules that the file has low-rank factors of.
+inline std::vector<std::string> adapted_modules(const SafetensorsFile& tensors) {
+  constexpr std::string_view before = "base_model.model.", after = ".lora_A.weight";
+  std::vector<std::string> modules;
+  for (const auto& [name, view] : tensors.tensors())
+    if (name.starts_with(before) && name.ends_with(after))
+      modules.push_back(name.substr(before.size(), name.size() - before.size() - after.size()));
+  return modules;
+}
+
+/// PEFT keeps entries of target_modules that match nothing, or only what is saved whole ("out_proj" for RoBERTa's
+/// all-linear): the tensors tell which ones count.
+inline void drop_idle_targets(LoraConfig& config, const std::vector<std::string>& modules) {
+  const auto idle = [&](const std::string& target) {
+    return target != "all-linear" && std::none_of(modules.begin(), modules.end(), [&](const std::string& module) {
+             return is_target({}, {target}, module);
+           });
+  };
+  if (!std::all_of(config.target_modules.begin(), config.target_modules.end(), idle))
+    std::erase_if(config.target_modules, idle);
+}
+
+/// PEFT takes the first pattern of the file that matches a module. Patterns are held in sorted order here, in which
+/// PEFT saves them: a file in another order is refused where that makes a difference.
+inline void check_pattern_order(const Bytes& file, const std::vector<std::string>& modules) {
+  const auto ordered = nlohmann::ordered_json::parse(file.text());  // parse_json has seen it already
+  for (const char* field : {"rank_pattern", "alpha_pattern"}) {
+    if (!ordered.contains(field) || !ordered[field].is_object()) continue;
+    std::vector<std::pair<std::string, double>> patterns;
+    for (const auto& [pattern, value] : ordered[field].items()) patterns.emplace_back(pattern, value.get<double>());
+    auto sorted = patterns;
+    std::sort(sorted.begin(), sorted.end());
+    if (sorted == patterns) continue;
+    for (const std::string& module : modules) {
+      const auto first = [&](const auto& list) {
+        return std::find_if(list.begin(), list.end(), [&](const auto& entry) {
+          return std::regex_match(module, compile_pattern("(.*\\.)?(" + entry.first + ")", field));
+        });
+      };
+      const auto here = first(sorted), there = first(patterns);
+      if (here != sorted.end() && here->second != there->second)
+        fail<ConfigError>(file.name + ", field " + field, "sorted patterns where several match one module",
+                          in_quotes(there->first) + " before " + in_quotes(here->first) + ", for " + module);
+    }
+  }
+}
+
 inline std::vector<std::string> id2label_of(const SafetensorsFile& tensors, const std::string& where) {
   const auto found = tensors.metadata().find("id2label");
   if (found == tensors.metadata().end()) return {};
@@ -308,6 +357,9 @@ inline PeftConfig read_peft_config(const FileSet& files) {
   const Bytes bytes = detail::peft_file(files, detail::peft_tensor_file);
   const SafetensorsFile tensors(bytes);
   detail::refuse_foreign_tensors(tensors, bytes.name);
+  const std::vector<std::string> modules = detail::adapted_modules(tensors);
+  detail::drop_idle_targets(config.lora, modules);
+  detail::check_pattern_order(detail::peft_file(files, detail::peft_config_file), modules);
   config.id2label = detail::id2label_of(tensors, bytes.name);
   for (const char* weight : {"classifier.out_proj.weight", "classifier.weight", "score.weight"}) {
     const TensorView* view = tensors.find(std::string("base_model.model.") + weight);

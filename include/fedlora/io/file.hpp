@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "fedlora/core/error.hpp"
+#include "fedlora/core/utf8.hpp"
 
 namespace fedlora {
 
@@ -36,22 +37,6 @@ struct Bytes {
 };
 
 namespace detail {
-
-/// `text` in single quotes, fit for a message: control bytes escaped (a hostile name must not steer a terminal), long
-/// ones cut.
-inline std::string in_quotes(std::string_view text, std::size_t longest = 120) {
-  constexpr std::string_view digits = "0123456789abcdef";
-  std::string out = "'";
-  for (const char c : text.substr(0, longest)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      out.append("\\x").append(1, digits[byte >> 4]).append(1, digits[byte & 15]);
-    } else {
-      out.push_back(c);
-    }
-  }
-  return out.append(text.size() > longest ? "…'" : "'");
-}
 
 /// What the system says about `error`, with the number: "No space left on device (errno 28)".
 inline std::string errno_text(int error) {
