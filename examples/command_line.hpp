@@ -4,7 +4,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <iostream>
@@ -40,7 +42,24 @@ inline CLI::Validator number(std::string expected, std::function<bool(double)> h
 }
 
 inline CLI::Validator at_least(double least) {
-  return number(least == 0 ? "a number of at least 0" : "at least 1", [=](double value) { return value >= least; });
+  if (least == 0) return number("a number of at least 0", [](double value) { return value >= 0; });
+  return number("a whole number of at least 1", [](double value) { return value >= 1 && value == std::floor(value); });
+}
+
+inline CLI::Validator at_most(double most) {
+  return number("at most " + std::to_string(static_cast<long long>(most)), [=](double value) { return value <= most; });
+}
+
+/// A whole number of 64 bits, without a sign.
+inline CLI::Validator unsigned_number() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        std::uint64_t value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (error == std::errc() && end == text.data() + text.size()) return {};
+        return "expected a whole number from 0 to 18446744073709551615, got " + text;
+      },
+      "");
 }
 
 inline CLI::Validator positive() {

@@ -4,7 +4,6 @@
 //   federation/options.hpp     the command line          federation/experiment_impl.hpp  sets the runs up, in parallel
 //   federation/inputs.hpp      tables and partition      federation/run.hpp              the loop of one run
 //   federation/report.hpp      what is printed           federation/plan_export.hpp      for a twin in Python
-#include <iostream>
 #include <string>
 
 #include "command_line.hpp"
@@ -52,10 +51,7 @@ int main(int argc, char** argv) {
   return run_program(app, argc, argv, [&] {
     complete(app, options);
     Interrupt::listen();
-    const int status = options.dtype == "f64" ? run<double>(options) : run<float>(options);
-    if (status == 130)
-      std::cerr << "\ninterrupted; saved up to the last whole round in " << options.out << ". To go on:\n  "
-                << resume_command(argc, argv) << '\n';
-    return status;
+    options.resume_command = resume_command(argc, argv);
+    return options.dtype == "f64" ? run<double>(options) : run<float>(options);
   });
 }

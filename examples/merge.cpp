@@ -42,7 +42,7 @@ std::shared_ptr<const AdapterLayout> layout_of(const Pretrained<Arch, B>& base, 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Writes a checkpoint that transformers loads: the base with the adapter's matrices added to its weights.",
+  CLI::App app("Writes a checkpoint that transformers loads: the base with the adapter's matrices added to its weights, in float32.",
                "fedlora-merge");
   set_conventions(app);
   std::string model, adapter, out;

@@ -27,7 +27,7 @@ int main(int argc, char** argv) try {
     global = aggregate(global, updates);
     const auto result = model.evaluate(global, test_data);
     std::cout << "round " << round << ": accuracy " << result.accuracy << ", loss " << result.loss << ", bytes up "
-              << ledger.total().up.bytes.total() << '\n';
+              << ledger.total().up.bytes.total() << std::endl;
   }
   fl::save_peft(global, "quickstart-adapter");  // loads in PEFT
 } catch (const std::exception& error) {

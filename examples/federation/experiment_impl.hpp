@@ -3,8 +3,10 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <exception>
 #include <list>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -33,20 +35,36 @@ class Experiment {
         test_(model_.encode(inputs.test, options.threads)) {}
 
   int run() {
-    console_.print(introduction(options_, inputs_, model_, options_.runs("head") ? &head_model_ : nullptr));
+    const auto started = std::chrono::steady_clock::now();
     OutputDirectory out(options_.out, options_.resume);
+    if (options_.resume)
+      for (const std::string& mode : mode_order)
+        if (const auto saved = options_.runs(mode) ? out.saved_state(mode) : std::nullopt)
+          check_resumable(saved_config(*saved), inputs_.config, may_differ());
+    console_.print(introduction(options_, inputs_, model_, options_.runs("head") ? &head_model_ : nullptr, *train_));
+    if (out.holds_run() && !options_.resume)
+      console_.note("note: the earlier run in " + options_.out + " is replaced after the first round; --resume would go on with it");
+    if (!out.holds_run() && options_.resume) console_.note("note: nothing to go on with in " + options_.out + ", a new run");
     for (const std::string& mode : mode_order)
       if (options_.runs(mode)) prepare(mode, out);
     Index steps = 0;
+    std::map<std::string, std::vector<Json>> rows;
     for (const auto& run : runs_) {
-      out.write_metrics(run.mode, run.state.metrics);
+      rows[run.mode] = run.state.metrics;
       steps += run.steps_left();
     }
+    if (options_.resume) out.write_rows(rows);
     console_.expect(steps);
     train_all(out);
     console_.finish();
-    if (Interrupt::requested()) return 130;
-    finish(out);
+    if (Interrupt::requested()) {
+      console_.note(out.saved_round() || options_.resume
+                        ? "\ninterrupted; saved up to the last whole round in " + options_.out + ". To go on:\n  " +
+                              options_.resume_command
+                        : "\ninterrupted before the first round was done; nothing was saved");
+      return 130;
+    }
+    finish(out, std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
     return 0;
   }
 
@@ -95,7 +113,6 @@ class Experiment {
   }
 
   void resume(Run<Model>& run, const Bytes& saved) {
-    check_resumable(saved_config(saved), inputs_.config, may_differ());
     auto state = parse_run_state<T>(saved, run.model->layout());
     if (state.round > run.rounds)
       fail<ConfigError>("resume, field " + std::string(run.mode == "federated" ? "rounds" : "reference_epochs"),
@@ -155,15 +172,17 @@ class Experiment {
   }
 
   /// The final table, summary.json and adapter/.
-  void finish(OutputDirectory& out) {
+  void finish(OutputDirectory& out, double seconds) {
     Json summary = {{"config", inputs_.config}};
     for (const auto& run : runs_) summary[run.mode] = summary_of(run);
     for (const auto& run : runs_)
       if (run.mode == (options_.mode == "all" ? "federated" : options_.mode) && run.state.adapters.size() == 1)
         save_peft(run.state.adapters[0], out.adapter());
     out.write_summary(summary);
-    console_.print("\n" + result_table(summary) + "\nwritten to " + out.path().string() +
-                   ": summary.json, metrics.csv, metrics.jsonl" + (options_.mode == "local" ? "\n" : ", adapter\n"));
+    console_.print("\n" + result_table(summary) + "\n" + decimals(seconds, 1) + " seconds in all" +
+                   (runs_.size() > 1 ? "; the runs share the threads, so theirs overlap" : "") + ". Written to " +
+                   out.path().string() + ": summary.json, metrics.csv, metrics.jsonl, " +
+                   (options_.mode == "local" ? "" : "adapter/, ") + "state/ (for --resume)\n");
   }
 
   const Options& options_;

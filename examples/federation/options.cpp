@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "federation/options.hpp"
 
+#include <filesystem>
 #include <limits>
 
 #include "backend.hpp"
@@ -37,7 +38,7 @@ void declare(CLI::App& app, Options& o) {
       ->group("Model");
   app.add_option("--adapter", o.adapter, "Start from this PEFT adapter, which decides rank, alpha and targets")
       ->group("Model");
-  app.add_option("--rank", o.rank, "Rank of the low-rank terms")->check(at_least(1))->capture_default_str()->group("Model");
+  app.add_option("--rank", o.rank, "Rank of the low-rank terms")->check(at_least(1))->check(at_most(65536))->capture_default_str()->group("Model");
   app.add_option("--alpha", o.alpha, "Their scale is alpha / rank")->check(positive())->capture_default_str()->group("Model");
   app.add_option("--dropout", o.dropout, "Dropout on the adapter's input [0]")->check(probability())->group("Model");
   app.add_option("--base-dropout", o.base_dropout, "Instead of every dropout in config.json")
@@ -66,7 +67,7 @@ void declare(CLI::App& app, Options& o) {
       ->capture_default_str()
       ->group("Data");
 
-  app.add_option("--clients", o.clients, "Number of clients")->check(at_least(1))->capture_default_str()->group("Federation");
+  app.add_option("--clients", o.clients, "Number of clients")->check(at_least(1))->check(at_most(1e8))->capture_default_str()->group("Federation");
   app.add_option("--partition", o.partition, "dirichlet, iid, shards (two per client) or natural:COLUMN")
       ->check(partition_name())
       ->capture_default_str()
@@ -79,8 +80,8 @@ void declare(CLI::App& app, Options& o) {
       ->check(fraction)
       ->capture_default_str()
       ->group("Federation");
-  app.add_option("--rounds", o.rounds, "Rounds")->check(at_least(1))->capture_default_str()->group("Federation");
-  app.add_option("--method", o.method, "Aggregation")
+  app.add_option("--rounds", o.rounds, "Rounds")->check(at_least(1))->check(at_most(1e6))->capture_default_str()->group("Federation");
+  app.add_option("--method", o.method, "fedavg, or fedprox: the same average with a proximal term in local training")
       ->check(CLI::IsMember({"fedavg", "fedprox"}))
       ->capture_default_str()
       ->group("Federation");
@@ -94,17 +95,20 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--reference-epochs", o.reference_epochs,
                  "Epochs of centralised, local and head [rounds x local epochs; 3 for the data in the program]")
       ->check(at_least(1))
+      ->check(at_most(1e6))
       ->group("Federation");
 
   app.add_option("--local-epochs", o.local_epochs, "Epochs of a client in a round")
       ->check(at_least(1))
+      ->check(at_most(1e6))
       ->capture_default_str()
       ->group("Training");
   app.add_option("--local-steps", o.local_steps,
                  "Optimizer steps in a round instead; also those of an epoch of the reference runs")
       ->check(at_least(1))
+      ->check(at_most(1e6))
       ->group("Training");
-  app.add_option("--batch", o.batch, "Examples per step")->check(at_least(1))->capture_default_str()->group("Training");
+  app.add_option("--batch", o.batch, "Examples per step")->check(at_least(1))->check(at_most(1e6))->capture_default_str()->group("Training");
   app.add_option("--lr", o.lr, "AdamW's learning rate")->check(positive())->capture_default_str()->group("Training");
   app.add_option("--head-lr", o.head_lr, "The same in the run that trains the head alone")
       ->check(positive())
@@ -118,7 +122,7 @@ void declare(CLI::App& app, Options& o) {
       ->check(at_least(0))
       ->capture_default_str()
       ->group("Training");
-  app.add_option("--seed", o.seed, "Of everything random")->capture_default_str()->group("Training");
+  app.add_option("--seed", o.seed, "Of everything random")->check(unsigned_number())->capture_default_str()->group("Training");
   app.add_option("--threads", o.threads, "Results do not depend on it; 0: one per processor")
       ->check(number("a number from 0 to 4096", [](double value) { return value >= 0 && value <= 4096; }))
       ->capture_default_str()
@@ -126,12 +130,13 @@ void declare(CLI::App& app, Options& o) {
 
   app.add_option("--eval-every", o.eval_every, "Rounds between evaluations; local-only runs have one, at the end")
       ->check(at_least(1))
+      ->check(at_most(1e6))
       ->capture_default_str()
       ->group("Output");
   app.add_option("--out", o.out, "Directory for summary.json, metrics.csv, metrics.jsonl, adapter/ and the state")
       ->capture_default_str()
       ->group("Output");
-  app.add_flag("--resume", o.resume, "Go on where the run in --out stopped; without it an earlier run there is replaced")
+  app.add_flag("--resume", o.resume, "Go on where the run in --out stopped; without it an earlier run there is replaced when the first round is done")
       ->group("Output");
   app.add_option("--export-plan", o.export_plan, "Write what tests/golden/federation_twin.py replays")->group("Output");
 }
@@ -158,11 +163,14 @@ void complete(const CLI::App& app, Options& o) {
     if (path->empty() && (path == &o.out || given(path == &o.adapter ? "--adapter" : "--export-plan")))
       refuse(path == &o.out ? "--out" : path == &o.adapter ? "--adapter" : "--export-plan", "a directory", "nothing");
 
+  std::error_code error;
+  if (!o.adapter.empty() && std::filesystem::equivalent(o.adapter, std::filesystem::path(o.out) / "adapter", error))
+    refuse("--out", "another directory than the one that --adapter is in and would be replaced", o.out);
   if (!o.adapter.empty())
     for (const char* option : {"--rank", "--alpha", "--targets"})
-      if (given(option)) refuse(option, "it from the adapter's own configuration", "it and --adapter");
+      if (given(option)) refuse(option, "not to be given with --adapter, whose own configuration holds", "both");
   if (!o.natural_column().empty() && given("--clients"))
-    refuse("--clients", "as many clients as the natural partition has", "a number");
+    refuse("--clients", "not to be given with --partition natural:COLUMN: every value of the column is a client", "both");
   if (given("--dirichlet") && o.partition != "dirichlet")
     refuse("--dirichlet", "--partition dirichlet with it", "--partition " + o.partition);
   if (given("--mu") && o.method != "fedprox") refuse("--mu", "--method fedprox with it", "--method " + o.method);

@@ -46,6 +46,7 @@ struct Options {
   bool resume = false;
   std::string export_plan;
   std::string mode = "all";
+  std::string resume_command;  ///< what a person types to go on after an interrupt
 
   bool runs(const std::string& one) const { return mode == "all" || mode == one; }
   /// The column of a natural partition; empty for the others.

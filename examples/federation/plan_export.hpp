@@ -54,6 +54,7 @@ void export_plan(Run<Model>& run, const std::filesystem::path& directory, Json c
   std::filesystem::create_directories(directory, error);
   if (error) fail<IoError>(directory.string(), "a directory to write to (--export-plan)", error.message());
 
+  config["max_tokens"] = run.model->max_tokens();
   config.erase("head_lr");  // of the run that trains the head alone
   Json rounds = Json::array();
   for (Index round = 1; round <= run.rounds; ++round) {

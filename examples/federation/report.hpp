@@ -55,17 +55,32 @@ std::string traffic_line(const Model& model, const Options& options) {
   const MessageSize down = sizes.broadcast(1, 0);
   const MessageSize up = sizes.update(Update<T>{0, 1, 100, {0.123456789012345, 100, 10, 0}, Adapter<T>(model.layout())});
   const auto parts = [](const MessageSize& size) {
-    return grouped(size.total()) + " (adapter " + grouped(size.adapter) + ", head " + grouped(size.head) + ", protocol " +
+    return grouped(size.total()) + " (adapter " + grouped(size.adapter) + ", head " + grouped(size.head) + ", file header " +
            grouped(size.protocol) + ")";
   };
   const auto cohort = std::max<Index>(1, std::llround(options.cohort * static_cast<double>(options.clients)));
   return "bytes per client and round: down " + parts(down) + ", up about " + parts(up) + "\n" + "per round of " +
-         std::to_string(cohort) + " clients: about " + bytes_text((down.total() + up.total()) * cohort) + "\n";
+         std::to_string(cohort) + (cohort == 1 ? " client: about " : " clients: about ") + bytes_text((down.total() + up.total()) * cohort) + "\n";
+}
+
+/// How long the texts are, and how many may have been cut.
+inline std::string length_line(const Dataset& data, Index max_tokens) {
+  Index longest = 0, at_limit = 0;
+  for (Index i = 0; i < data.size(); ++i) {
+    longest = std::max(longest, data.length(i));
+    at_limit += data.length(i) == max_tokens ? 1 : 0;
+  }
+  const double mean = static_cast<double>(data.tokens.size()) / static_cast<double>(std::max<Index>(1, data.size()));
+  return "tokens per text: mean " + decimals(mean, 1) + ", longest " + std::to_string(longest) +
+         (at_limit == 0 ? "" : "; " + std::to_string(at_limit) + " texts reach the limit of " + std::to_string(max_tokens) +
+                                   ", where longer ones are cut") +
+         "\n";
 }
 
 /// All that is known before training.
 template <class Model>
-std::string introduction(const Options& options, const Inputs& inputs, const Model& model, const Model* head) {
+std::string introduction(const Options& options, const Inputs& inputs, const Model& model, const Model* head,
+                         const Dataset& train) {
   using Arch = typename std::remove_cvref_t<decltype(*model.base().transformer)>::Arch;
   const ModelConfig& config = model.base().config();
   std::string text = "model: " + options.model + " (" + std::string(Arch::model_type) + ", " +
@@ -74,9 +89,15 @@ std::string introduction(const Options& options, const Inputs& inputs, const Mod
                      (options.dtype == "f32" ? std::string(ProgramGemm::name) : "Eigen") + ", " +
                      std::to_string(options.threads) + (options.threads == 1 ? " thread\n" : " threads\n");
   for (const std::string& warning : model.base().warnings) text += "warning: " + warning + "\n";
-  for (const std::string& note : model.notes()) text += "note: " + note + "\n";
+  if (options.adapter.empty())
+    for (const std::string& note : model.notes()) text += "note: " + note + "\n";
+  else
+    text += "starts from the adapter " + options.adapter + " (rank " + std::to_string(inputs.lora.rank) + ", alpha " +
+            Json(inputs.lora.alpha).dump() + ", its own head)\n";
   text += "data: " + std::to_string(inputs.train.size()) + " examples for training (" + inputs.train.source + "), " +
           std::to_string(inputs.test.size()) + " for testing, " + std::to_string(inputs.labels.size()) + " labels\n";
+  text += "first example: " + detail::in_quotes(inputs.train.text.at(0)) + ", label " +
+          detail::in_quotes(inputs.train.label.at(0)) + "\n" + length_line(train, model.max_tokens());
   text += trainable_line(model);
   if (head != nullptr) text += "head alone: " + trainable_line(*head);
   if (options.runs("federated")) text += traffic_line(model, options);

@@ -149,7 +149,7 @@ void advance(Run<Model>& run, const Surroundings& around) {
                 {"macro_f1", nullptr},
                 {"bytes_up", traffic.up.bytes.total()},
                 {"bytes_down", traffic.down.bytes.total()},
-                {"seconds", train_seconds}};
+                {"train_seconds", train_seconds}};
     std::string line;
     if (run.finished() || (!run.own_adapters && round % run.eval_every == 0)) {
       const Evaluation result = evaluate_run(run, around.test, around.threads(), around.cancelled);
@@ -164,8 +164,7 @@ void advance(Run<Model>& run, const Surroundings& around) {
     state.metrics.push_back(std::move(row));
     state.extra["train_seconds"] = train_seconds;
     state.extra["seconds"] = counted("seconds") + since(started);
-    save_run_state(state, around.out.state_file(run.mode));
-    around.out.write_metrics(run.mode, state.metrics);
+    around.out.write_round(run.mode, state.metrics, [&](const auto& file) { save_run_state(state, file); });
     if (run.after_round) run.after_round(state);
     if (!line.empty()) around.console.print(line);
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -15,6 +16,15 @@
 #include "predict/predictor.hpp"
 
 namespace fedlora::examples {
+
+/// Refuses what a model or adapter with NaN, infinite or overflowing numbers gives.
+inline void check_finite(double value, const Table& table, Index example) {
+  const auto at = static_cast<std::size_t>(example);
+  if (!std::isfinite(value))
+    fail<DivergenceError>(table.source + ", line " + std::to_string(at < table.line.size() ? table.line[at] : example + 1),
+                          "a finite result (are there NaN or infinite numbers in the model or the adapter?)",
+                          std::to_string(value));
+}
 
 /// The label names: the adapter's, else config.json's, else LABEL_0, … as transformers has them.
 template <class Base>
@@ -52,6 +62,7 @@ Predictor make_classifier(Pretrained<Arch, ProgramBackend<T>> base, const Predic
     std::vector<Json> lines;
     for (std::size_t i = 0; i < static_cast<std::size_t>(data.size()); ++i) {
       const std::span<const T> row(logits.data() + i * names.size(), names.size());
+      for (const T value : row) check_finite(static_cast<double>(value), table, static_cast<Index>(i));
       const auto best = static_cast<std::size_t>(std::max_element(row.begin(), row.end()) - row.begin());
       lines.push_back({{"label", names[best]}, {"logits", std::vector<T>(row.begin(), row.end())}});
       if (evaluation != nullptr) ++confusion[static_cast<std::size_t>(data.labels[i])][best];
@@ -80,6 +91,7 @@ Predictor make_language_model(Pretrained<Arch, ProgramBackend<T>> base, const Pr
     const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation*) {
       std::vector<Json> lines;
       for (const auto& loss : model->losses(*adapter, model->encode(table, threads), threads)) {
+        check_finite(loss.nll, table, static_cast<Index>(lines.size()));
         const Json mean = loss.tokens > 0 ? Json(loss.nll / static_cast<double>(loss.tokens)) : Json(nullptr);
         lines.push_back({{"nll", mean}, {"tokens", loss.tokens}});
       }

@@ -36,18 +36,31 @@ struct Federation {
   }
 
   Arguments arguments(const std::string& out, Arguments more = {}) const {
-    Arguments all = {"--train",  train.string(), "--test",  test.string(), "--clients", "4", "--rounds", "5",
-                     "--batch",  "4",            "--seed",  "3",           "--reference-epochs", "2",
-                     "--partition", "iid",       "--out",   (scratch.path() / out).string()};
+    Arguments all = {"--train",
+                     train.string(),
+                     "--test",
+                     test.string(),
+                     "--clients",
+                     "4",
+                     "--rounds",
+                     "5",
+                     "--batch",
+                     "4",
+                     "--seed",
+                     "3",
+                     "--reference-epochs",
+                     "2",
+                     "--partition",
+                     "iid",
+                     "--out",
+                     (scratch.path() / out).string()};
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
   Finished run(const std::string& out, Arguments more = {}) const {
     return run_program(scratch.path(), "federation", arguments(out, std::move(more)));
   }
-  Json summary(const std::string& out) const {
-    return Json::parse(read_text(scratch.path() / out / "summary.json"));
-  }
+  Json summary(const std::string& out) const { return Json::parse(read_text(scratch.path() / out / "summary.json")); }
   /// All that must not depend on how a run came about: digests, and the rows without their seconds.
   std::string result(const std::string& out) const {
     std::string text;
@@ -57,7 +70,7 @@ struct Federation {
     std::istringstream lines(read_text(scratch.path() / out / "metrics.jsonl"));
     for (std::string line; std::getline(lines, line);) {
       Json row = Json::parse(line);
-      row.erase("seconds");
+      row.erase("train_seconds");
       text += row.dump() + "\n";
     }
     return text;
@@ -133,6 +146,31 @@ TEST_CASE("a run killed at any moment resumes to the same bits") {
   }
 }
 
+TEST_CASE("an earlier run stays until a new one has a round to put in its place; other people's adapters stay") {
+  const Federation federation;
+  const fs::path out = federation.scratch.path() / "out";
+  REQUIRE(federation.run("out", {"--mode", "federated"}).status == 0);
+  const std::string result = federation.result("out");
+  const auto fails = [&](const Arguments& more, int status, const std::string& part) {
+    const Finished run = federation.run("out", more);
+    INFO(run.err);
+    CHECK(run.status == status);
+    CHECK(run.err.find(part) != std::string::npos);
+  };
+  fails({"--mode", "federated", "--lr", "1e30"}, 1, "finite");
+  fails({"--mode", "federated", "--adapter", (out / "adapter").string()}, 2, "another directory");
+  CHECK(federation.result("out") == result);
+  CHECK(fs::exists(out / "adapter/adapter_config.json"));
+  const Finished other = federation.run("out", {"--mode", "federated", "--seed", "4"});
+  CHECK(other.status == 0);
+  CHECK(other.err.find("is replaced after the first round") != std::string::npos);
+  CHECK(federation.result("out") != result);
+
+  fs::remove_all(out / "state");
+  fs::remove(out / "summary.json");
+  fails({"--mode", "federated"}, 1, "somebody else's adapter");
+}
+
 TEST_CASE("Ctrl-C saves and says how to go on") {
   const Federation federation;
   REQUIRE(federation.run("whole", {"--mode", "federated", "--rounds", "40"}).status == 0);
@@ -186,7 +224,7 @@ TEST_CASE("wrong usage is status 2, an error status 1, and both name what is wro
       CHECK(run.err.find(part) != std::string::npos);
     }
   };
-  fails({"--rank", "0"}, 2, {"--rank", "expected at least 1, got 0"});
+  fails({"--rank", "0"}, 2, {"--rank", "expected a whole number of at least 1, got 0"});
   fails({"--lr", "-1"}, 2, {"--lr", "expected a number above 0"});
   fails({"--cohort", "1.5"}, 2, {"--cohort", "fraction"});
   fails({"--eval-every", "0"}, 2, {"--eval-every"});
@@ -262,9 +300,13 @@ TEST_CASE("a full disk is an error, and the last good state stays") {
 
 TEST_CASE("a natural partition has a client per name") {
   const Federation federation;
-  Arguments arguments = {"--train",     federation.train.string(), "--test", federation.test.string(), "--partition",
-                         "natural:who", "--cohort",                "1",      "--rounds",               "1",
-                         "--mode",      "federated",               "--out",  (federation.scratch.path() / "out").string()};
+  Arguments arguments = {"--train",     federation.train.string(),
+                         "--test",      federation.test.string(),
+                         "--partition", "natural:who",
+                         "--cohort",    "1",
+                         "--rounds",    "1",
+                         "--mode",      "federated",
+                         "--out",       (federation.scratch.path() / "out").string()};
   const Finished run = run_program(federation.scratch.path(), "federation", arguments);
   INFO(run.err);
   REQUIRE(run.status == 0);

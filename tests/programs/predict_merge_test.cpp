@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <map>
 #include <sstream>
 
 #include "fedlora/core/shape.hpp"
@@ -22,20 +23,42 @@ std::vector<Json> lines_of(const std::string& text) {
   return lines;
 }
 
-/// An adapter that a short federation has trained.
+/// A directory with a tiny random model of tests/golden and a vocabulary for it: words of the table below are its
+/// pieces.
+std::string tiny_model(const std::string& family, const fs::path& scratch) {
+  const fs::path from = fs::path(FEDLORA_TEST_DIR) / "golden/models" / family, to = scratch / family;
+  fs::create_directory(to);
+  for (const char* file : {"config.json", "model.safetensors"}) fs::copy_file(from / file, to / file);
+  std::string vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\ncat\nsat\non\nmat\npay\nbill\nof\nbank\n";
+  for (int i = 14; i < 96; ++i) vocabulary += "[unused" + std::to_string(i) + "]\n";
+  write_text(to / "vocab.txt", vocabulary);
+  return to.string();
+}
+
+/// Texts of two easily told kinds.
+std::string table(int rows) {
+  std::string text = "text,label\n";
+  for (int i = 0; i < rows; ++i)
+    text += (i % 2 == 0 ? "the cat sat on mat " : "pay the bill of the bank ") + std::to_string(i) +
+            (i % 2 == 0 ? ",animals\n" : ",money\n");
+  return text;
+}
+
+/// An adapter that a short federation has trained, on a tiny model of that family or, without one, on the embedded.
 struct Adapted {
   TemporaryDirectory scratch;
-  std::string table = (scratch.path() / "table.csv").string(), adapter = (scratch.path() / "out/adapter").string();
+  std::string model, adapter = (scratch.path() / "out/adapter").string(),
+                     rows = (scratch.path() / "table.csv").string();
 
-  Adapted() {
-    std::string text = "text,label\n";
-    for (int i = 0; i < 24; ++i)
-      text += (i % 2 == 0 ? "the cat sat on mat " + std::to_string(i) + ",animals\n"
-                          : "pay the bill of the bank " + std::to_string(i) + ",money\n");
-    write_text(table, text);
-    const Finished run = program("federation", {"--train", table, "--test", table, "--clients", "2", "--rounds", "4",
-                                                "--batch", "4", "--lr", "0.01", "--mode", "federated", "--cohort", "1",
-                                                "--partition", "iid", "--out", (scratch.path() / "out").string()});
+  explicit Adapted(const std::string& family = "")
+      : model(family.empty() ? stories : tiny_model(family, scratch.path())) {
+    write_text(rows, table(24));
+    const Finished run =
+        program("federation",
+                {"--model",     model,  "--train",   rows,         "--test",   rows,
+                 "--clients",   "2",    "--rounds",  "4",          "--batch",  "4",
+                 "--lr",        "0.01", "--mode",    "federated",  "--cohort", "1",
+                 "--partition", "iid",  "--targets", "all-linear", "--out",    (scratch.path() / "out").string()});
     INFO(run.err);
     REQUIRE(run.status == 0);
   }
@@ -47,7 +70,7 @@ struct Adapted {
 TEST_CASE("predict gives a line per text, and ends with measures when there are labels") {
   const Adapted adapted;
   const Finished run = adapted.program(
-      "predict", {"--model", stories, "--adapter", adapted.adapter, "--file", adapted.table, "--label-column", "label"});
+      "predict", {"--model", stories, "--adapter", adapted.adapter, "--file", adapted.rows, "--label-column", "label"});
   INFO(run.err);
   REQUIRE(run.status == 0);
   const auto lines = lines_of(run.out);
@@ -68,31 +91,69 @@ TEST_CASE("predict gives a line per text, and ends with measures when there are 
 }
 
 TEST_CASE("the merged checkpoint is a classifier of its own with the same logits") {
-  const Adapted adapted;
-  const std::string merged = (adapted.scratch.path() / "merged").string();
-  const Finished merge = adapted.program("merge", {"--model", stories, "--adapter", adapted.adapter, "--out", merged});
-  INFO(merge.err);
-  REQUIRE(merge.status == 0);
-  const Json config = Json::parse(read_text(fs::path(merged) / "config.json"));
-  CHECK(config["architectures"] == Json({"LlamaForSequenceClassification"}));
-  CHECK(config["id2label"] == Json({{"0", "animals"}, {"1", "money"}}));
-  CHECK(config["label2id"] == Json({{"animals", 0}, {"money", 1}}));
+  const std::map<std::string, std::string> architectures = {{"", "LlamaForSequenceClassification"},
+                                                            {"bert", "BertForSequenceClassification"},
+                                                            {"distilbert", "DistilBertForSequenceClassification"},
+                                                            {"roberta", "RobertaForSequenceClassification"}};
+  for (const auto& family : architectures) {
+    const std::string& expected = family.second;
+    CAPTURE(expected);
+    const Adapted adapted(family.first);
+    const std::string merged = (adapted.scratch.path() / "merged").string();
+    const Finished merge =
+        adapted.program("merge", {"--model", adapted.model, "--adapter", adapted.adapter, "--out", merged});
+    INFO(merge.err);
+    REQUIRE(merge.status == 0);
+    const Json config = Json::parse(read_text(fs::path(merged) / "config.json"));
+    CHECK(config["architectures"] == Json({expected}));
+    CHECK(config["id2label"] == Json({{"0", "animals"}, {"1", "money"}}));
+    CHECK(config["label2id"] == Json({{"animals", 0}, {"money", 1}}));
 
-  const std::string texts = "the cat\npay the bill\n";
-  const auto apart = lines_of(
-      adapted.program("predict", {"--model", stories, "--adapter", adapted.adapter, "--file", "-"}, texts).out);
-  const auto together = lines_of(adapted.program("predict", {"--model", merged, "--file", "-"}, texts).out);
-  REQUIRE(apart.size() == 2);
-  REQUIRE(together.size() == 2);
-  for (std::size_t i = 0; i < 2; ++i) {
-    CHECK(together[i]["label"] == apart[i]["label"]);
-    for (std::size_t j = 0; j < 2; ++j)
-      CHECK(std::abs(together[i]["logits"][j].get<double>() - apart[i]["logits"][j].get<double>()) < 1e-5);
+    const std::string texts = "the cat\npay the bill\n";
+    const auto apart = lines_of(
+        adapted.program("predict", {"--model", adapted.model, "--adapter", adapted.adapter, "--file", "-"}, texts).out);
+    const auto together = lines_of(adapted.program("predict", {"--model", merged, "--file", "-"}, texts).out);
+    REQUIRE(apart.size() == 2);
+    REQUIRE(together.size() == 2);
+    CHECK(apart[0]["logits"] != apart[1]["logits"]);
+    for (std::size_t i = 0; i < 2; ++i) {
+      CHECK(together[i]["label"] == apart[i]["label"]);
+      for (std::size_t j = 0; j < 2; ++j)
+        CHECK(std::abs(together[i]["logits"][j].get<double>() - apart[i]["logits"][j].get<double>()) < 1e-5);
+    }
+    const Finished onto_itself =
+        adapted.program("merge", {"--model", merged, "--adapter", adapted.adapter, "--out", merged});
+    CHECK(onto_itself.status == 1);
+    CHECK(onto_itself.err.find("another directory than the base model's") != std::string::npos);
   }
-  const Finished onto_itself =
-      adapted.program("merge", {"--model", merged, "--adapter", adapted.adapter, "--out", merged});
-  CHECK(onto_itself.status == 1);
-  CHECK(onto_itself.err.find("another directory than the base model's") != std::string::npos);
+}
+
+TEST_CASE("training goes on from an adapter, unless the data has a label that its head lacks") {
+  const Adapted adapted;
+  const auto federation = [&] {
+    return adapted.program(
+        "federation", {"--adapter", adapted.adapter, "--train", adapted.rows, "--test", adapted.rows, "--clients", "2",
+                       "--rounds", "1", "--partition", "iid", "--mode", "federated", "--out", "again"});
+  };
+  CHECK(federation().status == 0);
+  write_text(adapted.rows, table(24) + "a third kind,plants\n");
+  const Finished run = federation();
+  INFO(run.err);
+  CHECK(run.status == 1);
+  CHECK(run.err.find("table.csv") != std::string::npos);
+  CHECK(run.err.find("at most the 2 labels of the head") != std::string::npos);
+}
+
+TEST_CASE("the loop of the README runs") {
+  const TemporaryDirectory scratch;
+  const std::string rows = (scratch.path() / "rows.csv").string();
+  write_text(rows, table(240));
+  const Finished run = run_program(scratch.path(), "quickstart", {tiny_model("bert", scratch.path()), rows, rows});
+  INFO(run.err);
+  REQUIRE(run.status == 0);
+  CHECK(run.out.find("round 20: accuracy ") != std::string::npos);
+  CHECK(fs::exists(scratch.path() / "quickstart-adapter/adapter_model.safetensors"));
+  CHECK(run_program(scratch.path(), "quickstart", {}).status == 2);
 }
 
 TEST_CASE("a language model gives the mean negative log-likelihood of predicted tokens") {

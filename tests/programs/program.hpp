@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs one of our programs as a person would: arguments in, exit status and both streams out; signals and limits on demand.
+// Runs one of our programs as a person would: arguments in, exit status and both streams out; signals and limits on
+// demand.
 #pragma once
 
 #include <fcntl.h>
@@ -23,7 +24,7 @@ struct Finished {
   std::string out, err;
 };
 
-/// A program that is running; its streams go to files in `scratch`.
+/// A program that is running, in `scratch`; its streams go to files there.
 class Program {
  public:
   Program(const std::filesystem::path& scratch, const std::string& name, std::vector<std::string> arguments,
@@ -40,6 +41,7 @@ class Program {
     child_ = ::fork();
     if (child_ < 0) throw std::runtime_error("fork failed");
     if (child_ == 0) {
+      if (::chdir(scratch.c_str()) != 0) ::_exit(126);
       const auto redirect = [](const std::filesystem::path& file, int flags, int to) {
         const int from = ::open(file.c_str(), flags, 0666);
         if (from < 0 || ::dup2(from, to) < 0) ::_exit(126);
