@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <barrier>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -98,8 +99,16 @@ void run(const std::string& name, const Model& model, const Dataset& data, Index
   struct Result {
     Index steps = 0;
     double elapsed = 0;
+    double roof = 0;
   };
   std::vector<Result> results(static_cast<std::size_t>(threads));
+  const std::vector<std::vector<Index>> batches = batches_of(data, batch);
+  Index tokens = 0;
+  for (const auto& examples : batches)
+    for (const Index example : examples) tokens += data.length(example);
+  const Index rows = tokens / static_cast<Index>(batches.size());
+  double peak = 0;
+  std::barrier trained(threads, [&]() noexcept { peak = peak_mib(); });
   {
     std::vector<std::jthread> workers;
     for (int worker = 0; worker < threads; ++worker)
@@ -113,23 +122,20 @@ void run(const std::string& name, const Model& model, const Dataset& data, Index
         while (result.steps == 0 || result.steps % trainer.batches() != 0 || seconds_since(start) < seconds)
           trainer.step(result.steps++);
         result.elapsed = seconds_since(start);
+        trained.arrive_and_wait();
+        result.roof = roof_ms(model.base().config(), gated, rows, batch);  // as many at once as there were steps
       });
   }
-  double rate = 0;
-  for (const Result& result : results) rate += static_cast<double>(result.steps) / result.elapsed;
-  const double peak = peak_mib();
-  const std::vector<std::vector<Index>> batches = batches_of(data, batch);
-  Index tokens = 0;
-  for (const auto& examples : batches)
-    for (const Index example : examples) tokens += data.length(example);
-  const Index rows = tokens / static_cast<Index>(batches.size());
-  [[maybe_unused]] const typename B::ThreadScope scope{};
-  const double roof = roof_ms(model.base().config(), gated, rows, batch);
+  double rate = 0, roof_rate = 0;
+  for (const Result& result : results) {
+    rate += static_cast<double>(result.steps) / result.elapsed;
+    roof_rate += 1 / result.roof;
+  }
   std::printf(
       "{\"case\": \"%s\", \"threads\": %d, \"gemm\": \"%s\", \"ms_per_step\": %.4f, \"roof_ms\": %.4f, \"peak_mib\": "
       "%.1f, "
       "\"tokens\": %lld}\n",
-      name.c_str(), threads, BestGemm::name, 1000 / rate, roof, peak, static_cast<long long>(rows));
+      name.c_str(), threads, BestGemm::name, 1000 / rate, 1 / roof_rate, peak, static_cast<long long>(rows));
 }
 
 int bench(int argc, char** argv) {

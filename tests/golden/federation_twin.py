@@ -205,7 +205,7 @@ def main():
         ours_row = metrics.get(number, {})
         row = {"round": number, "ours_accuracy": ours_row.get("accuracy"), "theirs_accuracy": accuracy,
                "ours_loss": ours_row.get("loss"), "theirs_loss": loss, "difference": difference, "tensor": where,
-               "ours_seconds": ours_row.get("seconds"), "theirs_seconds": seconds}
+               "ours_seconds": ours_row.get("train_seconds"), "theirs_seconds": seconds}
         if row["theirs_accuracy"] is None:
             row["ours_accuracy"] = None
         rows.append(row)

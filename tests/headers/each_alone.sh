@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Compiles every header of the library alone, included twice, with warnings as errors.
+# Compiles every header of the library alone, included twice, with warnings as errors; those of kernels (.cuh) as what they are
+# on the host.
 #   each_alone.sh INCLUDE_DIR FLAGS_FILE COMPILER...
 # Takes the first of the compilers that is there; exits with 77 (skipped) if none is. Two compilations run at a time.
 set -u
@@ -29,7 +30,7 @@ if ! printf '#include <oneapi/dnnl/dnnl.hpp>\n' | "$compiler" "@$flags" -fsyntax
 fi
 
 cd "$include_dir" || exit 1
-headers=$(find fedlora -name '*.hpp' | LC_ALL=C sort)
+headers=$(find fedlora -name '*.hpp' -o -name '*.cuh' | LC_ALL=C sort)
 for header in $skip; do
   headers=$(printf '%s\n' "$headers" | grep -vxF "$header")
 done
@@ -39,9 +40,16 @@ count=$(printf '%s\n' "$headers" | grep -c .)
 export compiler flags
 # shellcheck disable=SC2016  # the inner shell expands
 printf '%s\n' "$headers" | xargs -n 1 -P 2 sh -c '
+  case $1 in *.cuh) define=-DFEDLORA_CUDA_ON_HOST ;; *) define= ;; esac
   printf "#include \"%s\"\n#include \"%s\"\nint main() {}\n" "$1" "$1" |
-    "$compiler" "@$flags" -fsyntax-only -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror -x c++ - ||
+    "$compiler" "@$flags" $define -fsyntax-only -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror -x c++ - ||
     { echo "FAILED $1"; exit 1; }' sh
 status=$?
+
+# Without nvcc and without that switch, a header of kernels stops with one line that says so.
+if printf '#include "fedlora/backend/cuda/low_rank_backward.cuh"\n' | "$compiler" "@$flags" -fsyntax-only -x c++ - >/dev/null 2>&1; then
+  echo "FAILED fedlora/backend/cuda/low_rank_backward.cuh compiles without nvcc and without FEDLORA_CUDA_ON_HOST"
+  exit 1
+fi
 [ "$status" -eq 0 ] && echo "$count headers, each compiled alone"
 exit "$status"

@@ -77,6 +77,8 @@ std::vector<std::string> faults(const std::string& name, const std::string& text
     const auto to = place_of(header);
     if (!exists(header)) found.push_back(where + "no such header: " + target);
     if (!to || !from) continue;
+    if (header.ends_with(".cuh") && !name.ends_with(".cuh"))
+      found.push_back(where + target + " holds kernels, which an .hpp must not reach");
     const bool down = to->floor < from->floor;
     const bool inside = to->folder == from->folder && !to->folder.empty();
     const bool umbrella_on_its_floor = from->folder.empty() && from->floor == 5 && to->floor == 5;
@@ -142,13 +144,17 @@ TEST_CASE("the checker of floors sees what it should") {
   CHECK(count("lora/a.hpp", head + "#include \"fedlora/nn/b.hpp\"\n#include <vector>\n") == 0);  // down
   CHECK(count("nn/arch/a.hpp", head + "#include \"fedlora/nn/b.hpp\"\n") == 0);                  // inside one folder
   CHECK(count("fedlora.hpp", head + "#include \"fedlora/hf/b.hpp\"\n") == 0);                    // the umbrella
-  CHECK(count("core/a.hpp", head + "#include \"fedlora/version.hpp\"\n") == 1);  // sideways, to no folder
-  CHECK(count("nn/a.hpp", head + "#include \"fedlora/lora/b.hpp\"\n") == 1);     // up
-  CHECK(count("nn/a.hpp", head + "#  include <fedlora/optim/b.hpp>\n") == 1);    // sideways
-  CHECK(count("nn/a.hpp", head + "#include \"b.hpp\"\n") == 1);                  // not by its full name
-  CHECK(count("elsewhere/a.hpp", head) == 1);                                    // on no floor
-  CHECK(count("nn/a.hpp", "#pragma once\n") == 1);                               // no licence
-  CHECK(count("nn/a.hpp", "// SPDX-License-Identifier: Apache-2.0\n") == 1);     // no guard
+  CHECK(count("core/a.hpp", head + "#include \"fedlora/version.hpp\"\n") == 1);            // sideways, to no folder
+  CHECK(count("nn/a.hpp", head + "#include \"fedlora/lora/b.hpp\"\n") == 1);               // up
+  CHECK(count("nn/a.hpp", head + "#  include <fedlora/optim/b.hpp>\n") == 1);              // sideways
+  CHECK(count("nn/a.hpp", head + "#include \"b.hpp\"\n") == 1);                            // not by its full name
+  CHECK(count("backend/a.hpp", head + "#include \"fedlora/backend/cuda/b.cuh\"\n") == 1);  // kernels
+  CHECK(count("backend/cuda/a.cuh", head + "#include \"fedlora/backend/cuda/b.cuh\"\n#include <cuda_runtime.h>\n") ==
+        0);
+  CHECK(count("backend/cuda/a.cuh", head + "#include \"fedlora/nn/b.hpp\"\n") == 1);
+  CHECK(count("elsewhere/a.hpp", head) == 1);                                 // on no floor
+  CHECK(count("nn/a.hpp", "#pragma once\n") == 1);                            // no licence
+  CHECK(count("nn/a.hpp", "// SPDX-License-Identifier: Apache-2.0\n") == 1);  // no guard
   CHECK(count("nn/a.hpp", head + std::string(598, '\n')) == 0);
   CHECK(count("nn/a.hpp", head + std::string(599, '\n')) == 1);  // too long
   CHECK(faults("nn/a.hpp", head + "#include \"fedlora/nn/gone.hpp\"\n", [](const std::string&) {
