@@ -80,6 +80,7 @@ inline Pretrained<Bert, B> random_encoder(Index layers, Index hidden, Index voca
   config.token_types = 2;
   const std::map<std::string, TensorView> tensors = random_tensors(layers, hidden, vocab);
   WeightLoader<B> load(
+      B{},
       [&](const std::string& name) {
         const auto found = tensors.find(name);
         return found == tensors.end() ? nullptr : &found->second;

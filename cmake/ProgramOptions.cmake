@@ -12,14 +12,16 @@ if(PROJECT_IS_TOP_LEVEL)
 endif()
 
 add_library(fedlora_program_options INTERFACE)
-target_compile_options(fedlora_program_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion)
+# Files for nvcc have options of their own: it takes no warning flags but through -Xcompiler, and warns of much that it makes itself.
+set(cxx "$<COMPILE_LANGUAGE:CXX>")
+target_compile_options(fedlora_program_options INTERFACE
+  "$<${cxx}:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wconversion;-Wno-sign-conversion>")
 # g++ 12 warns of variables that its own and Eigen's AVX-512 headers leave undefined on purpose, and of every
 # "literal" + std::string (its bug 105651).
 target_compile_options(fedlora_program_options INTERFACE
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
+  "$<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-uninitialized;-Wno-maybe-uninitialized;-Wno-restrict>")
 if(FEDLORA_NATIVE)
-  target_compile_options(fedlora_program_options INTERFACE -march=native)
+  target_compile_options(fedlora_program_options INTERFACE "$<${cxx}:-march=native>")
 endif()
 if(FEDLORA_SANITIZE)
   list(JOIN FEDLORA_SANITIZE "," sanitizers)

@@ -5,8 +5,11 @@
 //   federation/inputs.hpp      tables and partition      federation/run.hpp              the loop of one run
 //   federation/report.hpp      what is printed           federation/plan_export.hpp      for a twin in Python
 #include <string>
+#include <utility>
 
+#include "backend.hpp"
 #include "command_line.hpp"
+#include "cuda/on_cuda.hpp"
 #include "federation/console.hpp"
 #include "federation/experiment.hpp"
 #include "fedlora/hf/pretrained.hpp"
@@ -16,11 +19,19 @@ namespace {
 using namespace fedlora::examples;
 
 template <class T>
-int run(const Options& options) {
+int run_on_cpu(const Options& options) {
+  using B = ProgramBackend<T>;
   const Inputs inputs = read_inputs(options);
-  return fedlora::with_pretrained(ProgramBackend<T>(), model_files(options.model), [&]<class Arch>(fedlora::Pretrained<Arch, ProgramBackend<T>> base) {
-                                    return run_experiment<Arch, T>(std::move(base), options, inputs);
-                                  });
+  const std::string machine = options.device.dtype + ", matrix products by " + gemm_name<T>();
+  return fedlora::with_pretrained(B(), model_files(options.model), [&]<class Arch>(fedlora::Pretrained<Arch, B> base) {
+    return run_experiment(std::move(base), machine, options, inputs);
+  });
+}
+
+int run(const Options& options) {
+  if (options.device.cuda())
+    return with_cuda_type(options.device, [&]<class T>(T) { return run_on_cuda<T>(options); });
+  return options.device.dtype == "f64" ? run_on_cpu<double>(options) : run_on_cpu<float>(options);
 }
 
 /// The command that goes on where this one stopped.
@@ -52,6 +63,6 @@ int main(int argc, char** argv) {
     complete(app, options);
     Interrupt::listen();
     options.resume_command = resume_command(argc, argv);
-    return options.dtype == "f64" ? run<double>(options) : run<float>(options);
+    return run(options);
   });
 }

@@ -10,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "backend.hpp"
 #include "command_line.hpp"
+#include "cuda/on_cuda.hpp"
 #include "fedlora/core/parallel.hpp"
 #include "fedlora/hf/pretrained.hpp"
 #include "fedlora/report/text_table.hpp"
@@ -55,11 +57,17 @@ std::string confusion_table(const Evaluation& evaluation, const std::vector<std:
 }
 
 template <class T>
+Predictor load_on_cpu(const PredictorOptions& options) {
+  using B = ProgramBackend<T>;
+  return with_pretrained(B(), model_files(options.model), [&]<class Arch>(Pretrained<Arch, B> base) {
+    return make_predictor(std::move(base), options);
+  });
+}
+
 Predictor load(const PredictorOptions& options) {
-  return with_pretrained(ProgramBackend<T>(), model_files(options.model),
-                         [&]<class Arch>(Pretrained<Arch, ProgramBackend<T>> base) {
-                           return make_predictor<Arch, T>(std::move(base), options);
-                         });
+  if (options.device.cuda())
+    return with_cuda_type(options.device, [&]<class T>(T) { return load_on_cuda<T>(options); });
+  return options.device.dtype == "f64" ? load_on_cpu<double>(options) : load_on_cpu<float>(options);
 }
 
 }  // namespace
@@ -69,7 +77,7 @@ int main(int argc, char** argv) {
                "fedlora-predict");
   set_conventions(app);
   PredictorOptions options;
-  std::string file, text_column = "text", dtype = "f32";
+  std::string file, text_column = "text";
   TableColumns columns;
   app.add_option("--model", options.model, "Directory or org/name in the Hugging Face cache")->required();
   app.add_option("--adapter", options.adapter, "PEFT adapter");
@@ -85,14 +93,18 @@ int main(int argc, char** argv) {
   app.add_option("--pooling", options.pooling, "Row that stands for a text")
       ->check(CLI::IsMember({"family", "cls", "last", "mean"}))
       ->capture_default_str();
-  app.add_option("--threads", options.threads, "0: one per processor")->check(at_least(0))->capture_default_str();
-  app.add_option("--dtype", dtype, "Precision")->check(CLI::IsMember({"f32", "f64"}))->capture_default_str();
+  app.add_option("--threads", options.threads, "0: one per processor; " + cuda_threads_help)
+      ->check(at_least(0))
+      ->capture_default_str();
+  declare(app, options.device, "Options");
   return run_program(app, argc, argv, [&] {
     std::ios::sync_with_stdio(false);
+    check(options.device);
+    if (options.device.cuda() && app.count("--threads") == 0) options.threads = cuda_threads;
     columns.text = comma_separated(text_column);
     const Table table = read_texts(file, columns);
     if (!options.adapter.empty()) options.adapter_config = read_peft_config(std::filesystem::path(options.adapter));
-    const Predictor predictor = dtype == "f64" ? load<double>(options) : load<float>(options);
+    const Predictor predictor = load(options);
     if (!columns.label.empty() && predictor.labels.empty())
       fail<UsageError>("--label-column", "a classifier", "a language model");
     Evaluation evaluation;

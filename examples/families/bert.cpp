@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything that the programs do with Bert.
+// Everything that the programs do with Bert on a CPU.
+#include "backend.hpp"
 #include "federation/experiment_impl.hpp"
 #include "fedlora/nn/arch/bert.hpp"
 #include "predict/predictor_impl.hpp"
 
 namespace fedlora::examples {
 
-template int run_experiment<Bert, float>(Pretrained<Bert, ProgramBackend<float>>, const Options&, const Inputs&);
-template int run_experiment<Bert, double>(Pretrained<Bert, ProgramBackend<double>>, const Options&, const Inputs&);
-template Predictor make_predictor<Bert, float>(Pretrained<Bert, ProgramBackend<float>>, const PredictorOptions&);
-template Predictor make_predictor<Bert, double>(Pretrained<Bert, ProgramBackend<double>>, const PredictorOptions&);
+using F32 = Pretrained<Bert, ProgramBackend<float>>;
+using F64 = Pretrained<Bert, ProgramBackend<double>>;
+
+template int run_experiment(F32, const std::string&, const Options&, const Inputs&);
+template int run_experiment(F64, const std::string&, const Options&, const Inputs&);
+template Predictor make_predictor(F32, const PredictorOptions&);
+template Predictor make_predictor(F64, const PredictorOptions&);
 
 }  // namespace fedlora::examples

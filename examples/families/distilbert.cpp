@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything that the programs do with DistilBert.
+// Everything that the programs do with DistilBert on a CPU.
+#include "backend.hpp"
 #include "federation/experiment_impl.hpp"
 #include "fedlora/nn/arch/distilbert.hpp"
 #include "predict/predictor_impl.hpp"
 
 namespace fedlora::examples {
 
-template int run_experiment<DistilBert, float>(Pretrained<DistilBert, ProgramBackend<float>>, const Options&, const Inputs&);
-template int run_experiment<DistilBert, double>(Pretrained<DistilBert, ProgramBackend<double>>, const Options&, const Inputs&);
-template Predictor make_predictor<DistilBert, float>(Pretrained<DistilBert, ProgramBackend<float>>, const PredictorOptions&);
-template Predictor make_predictor<DistilBert, double>(Pretrained<DistilBert, ProgramBackend<double>>, const PredictorOptions&);
+using F32 = Pretrained<DistilBert, ProgramBackend<float>>;
+using F64 = Pretrained<DistilBert, ProgramBackend<double>>;
+
+template int run_experiment(F32, const std::string&, const Options&, const Inputs&);
+template int run_experiment(F64, const std::string&, const Options&, const Inputs&);
+template Predictor make_predictor(F32, const PredictorOptions&);
+template Predictor make_predictor(F64, const PredictorOptions&);
 
 }  // namespace fedlora::examples

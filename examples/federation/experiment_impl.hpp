@@ -21,13 +21,15 @@
 
 namespace fedlora::examples {
 
-template <class Arch, class T>
+template <class Arch, class B>
 class Experiment {
  public:
-  using Model = SequenceClassifier<Arch, ProgramBackend<T>>;
+  using Model = SequenceClassifier<Arch, B>;
+  using T = typename Model::Scalar;
 
-  Experiment(Pretrained<Arch, ProgramBackend<T>> base, const Options& options, const Inputs& inputs)
-      : options_(options),
+  Experiment(Pretrained<Arch, B> base, const std::string& machine, const Options& options, const Inputs& inputs)
+      : machine_(machine),
+        options_(options),
         inputs_(inputs),
         model_(base, classifier_options(), inputs.lora),
         head_model_(std::move(base), classifier_options(), head_only(inputs.lora)),
@@ -39,9 +41,9 @@ class Experiment {
     OutputDirectory out(options_.out, options_.resume);
     if (options_.resume)
       for (const std::string& mode : mode_order)
-        if (const auto saved = options_.runs(mode) ? out.saved_state(mode) : std::nullopt)
+        if (const auto saved = out.saved_state(mode))
           check_resumable(saved_config(*saved), inputs_.config, may_differ());
-    console_.print(introduction(options_, inputs_, model_, options_.runs("head") ? &head_model_ : nullptr, *train_));
+    console_.print(introduction(machine_, options_, inputs_, model_, options_.runs("head") ? &head_model_ : nullptr, *train_));
     if (out.holds_run() && !options_.resume)
       console_.note("note: the earlier run in " + options_.out + " is replaced after the first round; --resume would go on with it");
     if (!out.holds_run() && options_.resume) console_.note("note: nothing to go on with in " + options_.out + ", a new run");
@@ -58,7 +60,7 @@ class Experiment {
     train_all(out);
     console_.finish();
     if (Interrupt::requested()) {
-      console_.note(out.saved_round() || options_.resume
+      console_.note(out.saved_round() || (options_.resume && out.holds_run())
                         ? "\ninterrupted; saved up to the last whole round in " + options_.out + ". To go on:\n  " +
                               options_.resume_command
                         : "\ninterrupted before the first round was done; nothing was saved");
@@ -88,13 +90,13 @@ class Experiment {
     run.eval_every = options_.eval_every;
     run.own_adapters = local;
     run.cohort = federated ? options_.cohort : 1.0;
-    run.plan = {.epochs = federated ? options_.local_epochs : 1,
-                .steps = options_.local_steps,
-                .batch_size = options_.batch,
-                .schedule = {.shape = schedule_shape(options_.lr_schedule)},
-                .rounds = run.rounds,
-                .mu = federated && options_.method == "fedprox" ? options_.mu : 0.0,
-                .keep_optimizer_state = !federated};
+    run.plan.epochs = federated ? options_.local_epochs : 1;
+    run.plan.steps = options_.local_steps;
+    run.plan.batch_size = options_.batch;
+    run.plan.schedule.shape = schedule_shape(options_.lr_schedule);
+    run.plan.rounds = run.rounds;
+    run.plan.mu = federated && options_.method == "fedprox" ? options_.mu : 0.0;
+    run.plan.keep_optimizer_state = !federated;
     Partition everything(1);
     for (Index i = 0; i < train_->size(); ++i) everything[0].push_back(i);
     run.clients = make_clients(*run.model, train_, federated || local ? inputs_.partition : everything,
@@ -121,8 +123,6 @@ class Experiment {
     if (state.adapters.size() != run.state.adapters.size() || state.metrics.size() != static_cast<std::size_t>(state.round))
       fail<FormatError>(saved.name, "a state of this run", "another number of adapters or rows");
     state.config = run.state.config;
-    // A run that goes on past what was its end must know how it did there only if it ends there again.
-    if (state.round == run.rounds && state.metrics.back()["accuracy"].is_null()) --state.round, state.metrics.pop_back();
     run.state = std::move(state);
     if (options_.lr_schedule != "constant" && run.state.round > 0 && !run.finished() &&
         saved_config(saved)["rounds"] != inputs_.config["rounds"])
@@ -185,6 +185,7 @@ class Experiment {
                    (options_.mode == "local" ? "" : "adapter/, ") + "state/ (for --resume)\n");
   }
 
+  const std::string& machine_;
   const Options& options_;
   const Inputs& inputs_;
   Console console_;
@@ -194,9 +195,9 @@ class Experiment {
   std::list<Run<Model>> runs_;
 };
 
-template <class Arch, class T>
-int run_experiment(Pretrained<Arch, ProgramBackend<T>> base, const Options& options, const Inputs& inputs) {
-  return Experiment<Arch, T>(std::move(base), options, inputs).run();
+template <class Arch, class B>
+int run_experiment(Pretrained<Arch, B> base, const std::string& machine, const Options& options, const Inputs& inputs) {
+  return Experiment<Arch, B>(std::move(base), machine, options, inputs).run();
 }
 
 }  // namespace fedlora::examples

@@ -51,10 +51,7 @@ void declare(CLI::App& app, Options& o) {
       ->check(CLI::IsMember({"family", "cls", "last", "mean"}))
       ->capture_default_str()
       ->group("Model");
-  app.add_option("--dtype", o.dtype, "Precision of everything")
-      ->check(CLI::IsMember({"f32", "f64"}))
-      ->capture_default_str()
-      ->group("Model");
+  declare(app, o.device, "Model");
 
   app.add_option("--train", o.train, "Table: .csv, .tsv or .jsonl [the CLINC150 domains in the program]")->group("Data");
   app.add_option("--test", o.test, "Table of the same form")->group("Data");
@@ -123,7 +120,7 @@ void declare(CLI::App& app, Options& o) {
       ->capture_default_str()
       ->group("Training");
   app.add_option("--seed", o.seed, "Of everything random")->check(unsigned_number())->capture_default_str()->group("Training");
-  app.add_option("--threads", o.threads, "Results do not depend on it; 0: one per processor")
+  app.add_option("--threads", o.threads, "Results do not depend on it; 0: one per processor; " + cuda_threads_help)
       ->check(number("a number from 0 to 4096", [](double value) { return value >= 0 && value <= 4096; }))
       ->capture_default_str()
       ->group("Training");
@@ -146,6 +143,7 @@ void complete(const CLI::App& app, Options& o) {
   const auto refuse = [](const std::string& option, const std::string& expected, const std::string& got) {
     fail<UsageError>(option, expected, got);
   };
+  check(o.device);
   if (given("--train") != given("--test"))
     refuse(given("--train") ? "--test" : "--train", "a table for both --train and --test", "none");
   if (!given("--train")) {
@@ -179,7 +177,7 @@ void complete(const CLI::App& app, Options& o) {
   if (!o.export_plan.empty() && !o.runs("federated"))
     refuse("--export-plan", "a federated run", "--mode " + o.mode);
   if (o.reference_epochs == 0) o.reference_epochs = embedded ? 3 : o.rounds * o.local_epochs;
-  o.threads = worker_count(o.threads);
+  o.threads = worker_count(o.device.cuda() && !given("--threads") ? cuda_threads : o.threads);
 }
 
 Json config_of(const Options& o) {
@@ -217,14 +215,17 @@ Json config_of(const Options& o) {
           {"mu", o.mu},
           {"seed", o.seed},
           {"threads", o.threads},
-          {"dtype", o.dtype},
-          {"gemm", ProgramGemm::name},
+          {"device", o.device.kind()},
+          {"dtype", o.device.dtype},
+          {"gemm", o.device.cuda() ? "cublas" : ProgramGemm::name},
           {"eval_every", o.eval_every},
           {"mode", o.mode}};
 }
 
 const std::set<std::string>& may_differ() {
-  static const std::set<std::string> fields = {"rounds", "reference_epochs", "threads", "eval_every"};
+  // Files may be called by other names, as digests of what they hold are compared.
+  static const std::set<std::string> fields = {"rounds", "reference_epochs", "threads", "eval_every",
+                                               "model",  "adapter",          "train",   "test"};
   return fields;
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "device.hpp"
 #include "fedlora/core/shape.hpp"
 #include "fedlora/io/json.hpp"
 
@@ -39,8 +40,8 @@ struct Options {
   std::string method = "fedavg";
   double mu = 0;
   std::uint64_t seed = 1;
+  Device device;
   int threads = 0;
-  std::string dtype = "f32";
   Index eval_every = 1;
   std::string out = "./fedlora-out";
   bool resume = false;

@@ -31,8 +31,11 @@ class OutputDirectory {
     std::error_code error;
     fs::create_directories(path_ / "state", error);
     if (error) fail<IoError>(path_.string(), "a directory to write to (--out)", error.message());
-    write_file_atomically(path_ / "state" / "probe", std::string_view("can this be written?\n"));
-    fs::remove(path_ / "state" / "probe", error);
+    for (const fs::path& directory : {path_ / "state", path_, adapter()}) {
+      if (directory == adapter() && !fs::exists(directory)) continue;
+      write_file_atomically(directory / ".probe", std::string_view("can this be written?\n"));
+      fs::remove(directory / ".probe", error);
+    }
     for (const fs::path& directory : {path_, path_ / "state"})  // what a killed run was writing
       for (const auto& entry : fs::directory_iterator(directory, error))
         if (const std::string name = entry.path().filename().string();
@@ -70,8 +73,15 @@ class OutputDirectory {
   template <class SaveState>
   void write_round(const std::string& mode, const std::vector<Json>& rows, SaveState&& save_state) {
     const std::lock_guard lock(mutex_);
-    if (!std::exchange(resume_, true)) take_away_earlier_run();
-    save_state(state_file(mode));
+    if (resume_) {
+      save_state(state_file(mode));
+    } else {  // the earlier run goes when there is something to put in its place
+      const std::filesystem::path fresh = path_ / "state" / ("." + mode + ".tmp-first");
+      save_state(fresh);
+      take_away_earlier_run();
+      std::filesystem::rename(fresh, state_file(mode));
+      resume_ = true;
+    }
     saved_round_ = true;
     rows_[mode] = rows;
     write_metrics();

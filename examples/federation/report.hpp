@@ -79,15 +79,13 @@ inline std::string length_line(const Dataset& data, Index max_tokens) {
 
 /// All that is known before training.
 template <class Model>
-std::string introduction(const Options& options, const Inputs& inputs, const Model& model, const Model* head,
-                         const Dataset& train) {
+std::string introduction(const std::string& machine, const Options& options, const Inputs& inputs, const Model& model,
+                         const Model* head, const Dataset& train) {
   using Arch = typename std::remove_cvref_t<decltype(*model.base().transformer)>::Arch;
   const ModelConfig& config = model.base().config();
   std::string text = "model: " + options.model + " (" + std::string(Arch::model_type) + ", " +
                      std::to_string(config.layers) + " layers, hidden " + std::to_string(config.hidden_size) + "), " +
-                     options.dtype + ", matrix products by " +
-                     (options.dtype == "f32" ? std::string(ProgramGemm::name) : "Eigen") + ", " +
-                     std::to_string(options.threads) + (options.threads == 1 ? " thread\n" : " threads\n");
+                     machine + ", " + std::to_string(options.threads) + (options.threads == 1 ? " thread\n" : " threads\n");
   for (const std::string& warning : model.base().warnings) text += "warning: " + warning + "\n";
   if (options.adapter.empty())
     for (const std::string& note : model.notes()) text += "note: " + note + "\n";

@@ -117,13 +117,38 @@ std::vector<Update<typename Model::Scalar>> train_round(Run<Model>& run, Index r
   return updates;
 }
 
-/// Runs all rounds that are left. After each, the state is on disk before anything says so.
+/// Measures a run where it stands: fills the measures of its last row, and returns the line that says so.
+template <class Model>
+std::string measure(Run<Model>& run, const Surroundings& around) {
+  Json& row = run.state.metrics.back();
+  const Evaluation result = evaluate_run(run, around.test, around.threads(), around.cancelled);
+  row["accuracy"] = result.accuracy;
+  row["loss"] = result.loss;
+  row["macro_f1"] = result.macro_f1;
+  return run.mode + std::string(12 - run.mode.size(), ' ') + run.unit() + " " + std::to_string(run.state.round) + " of " +
+         std::to_string(run.rounds) + ": accuracy " + decimals(result.accuracy, 4) + ", loss " + decimals(result.loss, 4) +
+         ", macro F1 " + decimals(result.macro_f1, 4) + ", train loss " +
+         decimals(row["train_loss"].is_null() ? 0.0 : row["train_loss"].get<double>(), 4) + "\n";
+}
+
+/// Runs all rounds that are left, and measures the last one if a longer run went past it without. After each round, the
+/// state is on disk before anything says so.
 template <class Model>
 void advance(Run<Model>& run, const Surroundings& around) {
   using Clock = std::chrono::steady_clock;
   auto& state = run.state;
   const auto counted = [&](const char* field) { return state.extra.value(field, 0.0); };
   const auto since = [](Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  const auto write = [&] {
+    around.out.write_round(run.mode, state.metrics, [&](const auto& file) { save_run_state(state, file); });
+  };
+  if (run.finished() && state.metrics.back()["accuracy"].is_null()) {
+    const auto started = Clock::now();
+    const std::string line = measure(run, around);
+    state.extra["seconds"] = counted("seconds") + since(started);
+    write();
+    around.console.print(line);
+  }
   while (!run.finished()) {
     const auto started = Clock::now();
     const Index round = state.round + 1;
@@ -132,46 +157,39 @@ void advance(Run<Model>& run, const Surroundings& around) {
     const double train_seconds = counted("train_seconds") + since(started);
 
     double loss = 0;
-    Index losses = 0, examples = 0;
+    Index losses = 0, examples = 0, skipped = state.extra.value("skipped_steps", Index{0});
     for (const auto& update : updates) {
       loss += update.metrics.train_loss * static_cast<double>(update.metrics.loss_count);
       losses += update.metrics.loss_count;
       examples += update.num_examples;
+      skipped += update.metrics.skipped_steps;
     }
     const RoundTraffic traffic = state.ledger.round(round);
-    Json row = {{"mode", run.mode},
-                {"round", round},
-                {"clients", updates.size()},
-                {"examples", examples},
-                {"train_loss", losses > 0 ? Json(loss / static_cast<double>(losses)) : Json(nullptr)},
-                {"accuracy", nullptr},
-                {"loss", nullptr},
-                {"macro_f1", nullptr},
-                {"bytes_up", traffic.up.bytes.total()},
-                {"bytes_down", traffic.down.bytes.total()},
-                {"train_seconds", train_seconds}};
+    state.metrics.push_back({{"mode", run.mode},
+                             {"round", round},
+                             {"clients", updates.size()},
+                             {"examples", examples},
+                             {"train_loss", losses > 0 ? Json(loss / static_cast<double>(losses)) : Json(nullptr)},
+                             {"accuracy", nullptr},
+                             {"loss", nullptr},
+                             {"macro_f1", nullptr},
+                             {"bytes_up", traffic.up.bytes.total()},
+                             {"bytes_down", traffic.down.bytes.total()},
+                             {"train_seconds", train_seconds}});
     std::string line;
-    if (run.finished() || (!run.own_adapters && round % run.eval_every == 0)) {
-      const Evaluation result = evaluate_run(run, around.test, around.threads(), around.cancelled);
-      row["accuracy"] = result.accuracy;
-      row["loss"] = result.loss;
-      row["macro_f1"] = result.macro_f1;
-      line = run.mode + std::string(12 - run.mode.size(), ' ') + run.unit() + " " + std::to_string(round) + " of " +
-             std::to_string(run.rounds) + ": accuracy " + decimals(result.accuracy, 4) + ", loss " +
-             decimals(result.loss, 4) + ", macro F1 " + decimals(result.macro_f1, 4) + ", train loss " +
-             decimals(loss / static_cast<double>(std::max<Index>(1, losses)), 4) + "\n";
-    }
-    state.metrics.push_back(std::move(row));
+    if (run.finished() || (!run.own_adapters && round % run.eval_every == 0)) line = measure(run, around);
     state.extra["train_seconds"] = train_seconds;
+    state.extra["skipped_steps"] = skipped;
     state.extra["seconds"] = counted("seconds") + since(started);
-    around.out.write_round(run.mode, state.metrics, [&](const auto& file) { save_run_state(state, file); });
+    write();
     if (run.after_round) run.after_round(state);
     if (!line.empty()) around.console.print(line);
   }
 }
 
 /// The run's entry in summary.json. The digest is that of adapter_model.safetensors as `save_peft` writes it, for
-/// clients with their own adapters of all these files, one after another.
+/// clients with their own adapters of all these files, one after another. In f16 it says how many steps were skipped
+/// because a gradient overflowed.
 template <class Model>
 Json summary_of(const Run<Model>& run) {
   const auto& state = run.state;
@@ -183,18 +201,20 @@ Json summary_of(const Run<Model>& run) {
   const auto by_kind = [](const MessageSize& size) {
     return Json{{"adapter", size.adapter}, {"head", size.head}, {"protocol", size.protocol}};
   };
-  return {{"accuracy", last["accuracy"]},
-          {"loss", last["loss"]},
-          {"macro_f1", last["macro_f1"]},
-          {"rounds", state.round},
-          {"seconds", state.extra["seconds"]},
-          {"train_seconds", state.extra["train_seconds"]},
-          {"bytes_up", traffic.up.bytes.total()},
-          {"bytes_down", traffic.down.bytes.total()},
-          {"bytes_up_by_kind", by_kind(traffic.up.bytes)},
-          {"bytes_down_by_kind", by_kind(traffic.down.bytes)},
-          {"trainable_parameters", run.model->layout()->size},
-          {"adapter_sha256", digest.hex()}};
+  Json entry = {{"accuracy", last["accuracy"]},
+                {"loss", last["loss"]},
+                {"macro_f1", last["macro_f1"]},
+                {"rounds", state.round},
+                {"seconds", state.extra["seconds"]},
+                {"train_seconds", state.extra["train_seconds"]},
+                {"bytes_up", traffic.up.bytes.total()},
+                {"bytes_down", traffic.down.bytes.total()},
+                {"bytes_up_by_kind", by_kind(traffic.up.bytes)},
+                {"bytes_down_by_kind", by_kind(traffic.down.bytes)},
+                {"trainable_parameters", run.model->layout()->size},
+                {"adapter_sha256", digest.hex()}};
+  if (state.config["dtype"] == "f16") entry["skipped_steps"] = state.extra["skipped_steps"];
+  return entry;
 }
 
 }  // namespace fedlora::examples

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "backend.hpp"
+#include "device.hpp"
 #include "fedlora/data/table.hpp"
 #include "fedlora/hf/peft.hpp"
 #include "fedlora/lora/evaluation.hpp"
@@ -20,6 +20,7 @@ struct PredictorOptions {
   std::optional<PeftConfig> adapter_config;  ///< read from `adapter`, when that is not empty
   std::string pooling = "family";
   Index max_tokens = 0;
+  Device device;
   int threads = 0;
 };
 
@@ -46,7 +47,7 @@ inline TaskType task_of(const PredictorOptions& options, const ModelConfig& conf
 }
 
 /// \throws ConfigError when the model cannot do what it is for: no head, no output layer.
-template <class Arch, class T>
-Predictor make_predictor(Pretrained<Arch, ProgramBackend<T>> base, const PredictorOptions& options);
+template <class Arch, class B>
+Predictor make_predictor(Pretrained<Arch, B> base, const PredictorOptions& options);
 
 }  // namespace fedlora::examples

@@ -44,9 +44,10 @@ std::vector<std::string> predicted_labels(const Base& base, const PredictorOptio
   return labels;
 }
 
-template <class Arch, class T>
-Predictor make_classifier(Pretrained<Arch, ProgramBackend<T>> base, const PredictorOptions& options, LoraConfig lora) {
-  using Model = SequenceClassifier<Arch, ProgramBackend<T>>;
+template <class Arch, class B>
+Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& options, LoraConfig lora) {
+  using Model = SequenceClassifier<Arch, B>;
+  using T = typename Model::Scalar;
   ClassifierOptions classifier{predicted_labels(base, options), pooling_of(options.pooling), options.max_tokens, 0.0};
   const auto model = std::make_shared<const Model>(std::move(base), std::move(classifier), lora);
   if (options.adapter.empty() && !model->notes().empty())
@@ -58,32 +59,26 @@ Predictor make_classifier(Pretrained<Arch, ProgramBackend<T>> base, const Predic
     const Dataset data = model->encode(table, threads);
     const std::vector<T> logits = model->logits(*adapter, data, threads);
     const std::vector<std::string>& names = model->labels();
-    std::vector<std::vector<Index>> confusion(names.size(), std::vector<Index>(names.size(), 0));
     std::vector<Json> lines;
     for (std::size_t i = 0; i < static_cast<std::size_t>(data.size()); ++i) {
       const std::span<const T> row(logits.data() + i * names.size(), names.size());
       for (const T value : row) check_finite(static_cast<double>(value), table, static_cast<Index>(i));
       const auto best = static_cast<std::size_t>(std::max_element(row.begin(), row.end()) - row.begin());
       lines.push_back({{"label", names[best]}, {"logits", std::vector<T>(row.begin(), row.end())}});
-      if (evaluation != nullptr) ++confusion[static_cast<std::size_t>(data.labels[i])][best];
     }
-    if (evaluation != nullptr) {
-      const MatrixView<const T> all{logits.data(), data.size(), static_cast<Index>(names.size())};
-      *evaluation = evaluation_from(std::move(confusion),
-                                    ProgramBackend<T>::cross_entropy_loss(all, data.labels.data()));
-    }
+    if (evaluation != nullptr) *evaluation = model->evaluate(*adapter, data, threads);
     return lines;
   };
   return {model->labels(), predict};
 }
 
-template <class Arch, class T>
-Predictor make_language_model(Pretrained<Arch, ProgramBackend<T>> base, const PredictorOptions& options,
-                              LoraConfig lora) {
+template <class Arch, class B>
+Predictor make_language_model(Pretrained<Arch, B> base, const PredictorOptions& options, LoraConfig lora) {
   if constexpr (!Arch::causal) {
     fail<ConfigError>(options.model, "a causal model for next-token prediction", std::string(Arch::model_type));
   } else {
-    using Model = LanguageModel<Arch, ProgramBackend<T>>;
+    using Model = LanguageModel<Arch, B>;
+    using T = typename Model::Scalar;
     const auto model = std::make_shared<const Model>(std::move(base), LanguageModelOptions{options.max_tokens, 0.0}, lora);
     const auto adapter = std::make_shared<const Adapter<T>>(
         options.adapter.empty() ? model->initial_adapter(0)
@@ -101,16 +96,16 @@ Predictor make_language_model(Pretrained<Arch, ProgramBackend<T>> base, const Pr
   }
 }
 
-template <class Arch, class T>
-Predictor make_predictor(Pretrained<Arch, ProgramBackend<T>> base, const PredictorOptions& options) {
+template <class Arch, class B>
+Predictor make_predictor(Pretrained<Arch, B> base, const PredictorOptions& options) {
   LoraConfig lora;
   if (options.adapter_config)
     lora = options.adapter_config->lora;
   else
     lora.head_only = true;
   if (task_of(options, base.config()) == TaskType::causal_lm)
-    return make_language_model<Arch, T>(std::move(base), options, std::move(lora));
-  return make_classifier<Arch, T>(std::move(base), options, std::move(lora));
+    return make_language_model(std::move(base), options, std::move(lora));
+  return make_classifier(std::move(base), options, std::move(lora));
 }
 
 }  // namespace fedlora::examples

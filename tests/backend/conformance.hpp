@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What every backend has to get right, stated once: the operations against naive references in float64, on awkward
-// shapes. A new backend joins by one line in `Backends`.
+// shapes. The headers here (linear.hpp, low_rank.hpp, …) define test cases over a backend B; what applies them:
+//   *_test.cpp here                   the CPU's backends
+//   ../cuda/conformance_*_test.cpp    the CUDA backend in each of its types, on the host; or on a GPU, compiled by nvcc
 #pragma once
 
 #include <doctest/doctest.h>
@@ -9,80 +11,181 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
-#include <tuple>
+#include <type_traits>
 #include <vector>
 
+#include "backend/reachable.hpp"
 #include "backend/reference.hpp"
-#include "fedlora/backend/cpu.hpp"
+#include "fedlora/backend/frozen_matrix.hpp"
+#include "fedlora/backend/operations.hpp"
+#include "fedlora/core/error.hpp"
+#include "fedlora/core/half.hpp"
 #include "fedlora/core/random.hpp"
 #include "fedlora/core/shape.hpp"
-#if defined(FEDLORA_HAVE_ONEDNN)
-#include "fedlora/backend/cpu/gemm_onednn.hpp"
-#endif
 
 namespace fedlora::tests {
 
-/// Every backend that is built.
-using Backends = std::tuple<CpuBackend<double>, CpuBackend<float>
-#if defined(FEDLORA_HAVE_ONEDNN)
-                            ,
-                            CpuBackend<float, OneDnnGemm>
-#endif
-                            >;
+// --- backends --------------------------------------------------------------------------------------------------------
+
+/// Whether it computes in memory of its own.
+template <class B>
+inline constexpr bool on_device = requires(const B& backend) { backend.context(); };
+/// Whether floats lose bits before they are multiplied; such a backend of the tests says so.
+template <class B>
+inline constexpr bool rounds_operands = requires { requires B::rounds_operands; };
+
+// --- what rounding may cost ------------------------------------------------------------------------------------------
+
+template <class B>
+constexpr double by_type(double float64, double float32, double bfloat16, double float16) {
+  using T = typename B::Element;
+  return std::is_same_v<T, double> ? float64 : std::is_same_v<T, float> ? float32 : std::is_same_v<T, Bf16> ? bfloat16 : float16;
+}
 
 /// What rounding may cost: a share of the largest entry.
 template <class B>
-inline constexpr double tolerance = sizeof(typename B::Scalar) == 8 ? 1e-12 : 4e-6;
+inline constexpr double tolerance = by_type<B>(1e-12, 4e-6, 4e-3, 5e-4);
+/// The same where products of matrices are taken, of which some have rounded results for operands.
+template <class B>
+inline constexpr double product_tolerance = rounds_operands<B> ? 8e-3 : by_type<B>(1e-12, 4e-6, 8e-3, 1e-3);
+/// The same of sums that are kept in `Scalar`, of operands that `Element` holds.
+template <class B>
+inline constexpr double sum_tolerance = by_type<B>(1e-12, 4e-6, 4e-6, 4e-6);
 /// The same where the reference is a difference quotient.
 template <class B>
-inline constexpr double slope_tolerance = sizeof(typename B::Scalar) == 8 ? 1e-8 : 2e-5;
+inline constexpr double slope_tolerance = by_type<B>(1e-8, 2e-5, 4e-3, 5e-4);
+template <class B>
+inline constexpr double product_slope_tolerance = rounds_operands<B> ? 4e-3 : by_type<B>(1e-8, 2e-5, 8e-3, 1e-3);
+/// Gradients of losses are this many times as large.
+template <class B>
+inline constexpr double loss_scale = std::is_same_v<typename B::Element, Half> ? 4096.0 : 1.0;
 
-/// A matrix as a backend gets it: rows with a gap after them, at an odd address, between sentinels.
+// --- numbers and sizes -----------------------------------------------------------------------------------------------
+
+template <class T>
+T element_of(double value) {
+  if constexpr (std::is_floating_point_v<T>)
+    return static_cast<T>(value);
+  else
+    return T(static_cast<float>(value));
+}
+
+template <class T>
+double number_of(T value) {
+  if constexpr (std::is_floating_point_v<T>)
+    return static_cast<double>(value);
+  else
+    return static_cast<double>(static_cast<float>(value));
+}
+
+/// The nearest numbers that `Element` holds.
+template <class B>
+Values rounded(Values values) {
+  for (double& value : values.data) value = number_of(element_of<typename B::Element>(value));
+  return values;
+}
+
+/// Normal numbers that `Element` holds exactly, so that the reference sees the same ones.
+template <class B>
+Values random_for(Index rows, Index cols, std::uint64_t seed, double scale = 1.0) {
+  return rounded<B>(random_values(rows, cols, seed, scale));
+}
+
+/// All of them; or, where a sanitizer watches kernels whose threads take turns on the host, about a third, with the
+/// first and the last.
+template <class T>
+std::vector<T> sizes(std::initializer_list<T> all) {
+  std::vector<T> taken;
+  std::size_t at = 0;
+  for (const T& size : all) {
+    if (!slow_device || at % 3 == 0 || at + 1 == all.size()) taken.push_back(size);
+    ++at;
+  }
+  return taken;
+}
+
+// --- matrices --------------------------------------------------------------------------------------------------------
+
+/// How matrices lie in memory.
+enum class Layout {
+  odd,      ///< at an odd address, with a short gap after each row
+  operand,  ///< as a runner's `operand` lies: rows on multiples of 16 bytes with room behind them
+};
+
+/// The layout of the matrices that are made from now on.
+inline Layout& layout() {
+  static Layout now = Layout::odd;
+  return now;
+}
+
+/// Runs a test in every layout that makes a difference to B.
+template <class B, class Body>
+void in_every_layout(Body&& body) {
+  for (const Layout each : {Layout::odd, Layout::operand}) {
+    if (each == Layout::operand && !on_device<B>) continue;
+    layout() = each;
+    const bool operand = each == Layout::operand;
+    CAPTURE(operand);
+    body();
+  }
+  layout() = Layout::odd;
+}
+
+/// A matrix as a backend gets it: rows with a gap after them, between sentinels.
 template <class T>
 class Guarded {
  public:
   /// An output: full of NaN, which must never be read.
-  Guarded(Index rows, Index cols, Index gap = 3)
-      : rows_(rows), cols_(cols), stride_(cols + gap), memory_(static_cast<std::size_t>(2 * margin + rows * stride_)) {
-    std::fill(memory_.begin(), memory_.end(), sentinel());
-    for (Index i = 0; i < rows; ++i) std::fill_n(view().row(i), cols, std::numeric_limits<T>::quiet_NaN());
+  Guarded(Index rows, Index cols)
+      : rows_(rows),
+        cols_(cols),
+        margin_(layout() == Layout::odd ? 37 : 64),
+        stride_(layout() == Layout::odd ? cols + 3 : (cols + 48 + 15) / 16 * 16),
+        memory_(static_cast<std::size_t>(2 * margin_ + rows * stride_)) {
+    std::fill_n(memory_.data(), memory_.size(), sentinel());
+    for (Index i = 0; i < rows; ++i)
+      std::fill_n(view().row(i), cols, element_of<T>(std::numeric_limits<double>::quiet_NaN()));
   }
-  explicit Guarded(const Values& values, Index gap = 3) : Guarded(values.rows, values.cols, gap) {
+  explicit Guarded(const Values& values) : Guarded(values.rows, values.cols) {
     for (Index i = 0; i < rows_; ++i)
-      for (Index j = 0; j < cols_; ++j) view()(i, j) = static_cast<T>(values(i, j));
+      for (Index j = 0; j < cols_; ++j) view()(i, j) = element_of<T>(values(i, j));
   }
 
-  MatrixView<T> view() { return {memory_.data() + margin, rows_, cols_, stride_}; }
-  MatrixView<const T> in() const { return {memory_.data() + margin, rows_, cols_, stride_}; }
-  T* row() { return memory_.data() + margin; }
+  MatrixView<T> view() { return {row(), rows_, cols_, stride_}; }
+  MatrixView<const T> in() const { return {memory_.data() + margin_, rows_, cols_, stride_}; }
+  T* row() { return memory_.data() + margin_; }
 
   Values values() const {
+    wait_for_device();
     Values result(rows_, cols_);
     for (Index i = 0; i < rows_; ++i)
-      for (Index j = 0; j < cols_; ++j) result(i, j) = static_cast<double>(in()(i, j));
+      for (Index j = 0; j < cols_; ++j) result(i, j) = number_of(in()(i, j));
     return result;
   }
 
   /// Whether nothing was written beside the matrix.
   bool intact() const {
-    const Index size = static_cast<Index>(memory_.size());
+    wait_for_device();
+    const T expected = sentinel();
+    const auto size = static_cast<Index>(memory_.size());
     for (Index at = 0; at < size; ++at) {
-      const Index inside = at - margin;
+      const Index inside = at - margin_;
       if (inside >= 0 && inside < rows_ * stride_ && inside % stride_ < cols_) continue;
-      if (memory_[static_cast<std::size_t>(at)] != sentinel()) return false;
+      if (std::memcmp(memory_.data() + at, &expected, sizeof(T)) != 0) return false;
     }
     return true;
   }
 
  private:
-  static constexpr Index margin = 37;
-  static T sentinel() { return static_cast<T>(-7777.25); }
+  static T sentinel() { return element_of<T>(-7777.25); }
 
-  Index rows_, cols_, stride_;
-  std::vector<T> memory_;
+  Index rows_, cols_, margin_, stride_;
+  Reachable<T> memory_;
 };
 
 template <class T>
@@ -118,11 +221,36 @@ inline void check_slopes(const std::function<double(const std::vector<Values>&)>
   }
 }
 
-/// A frozen matrix of backend B with these values, from stored floats.
+// --- runners ---------------------------------------------------------------------------------------------------------
+
+/// A backend whose memory is checked at the end.
 template <class B>
-FrozenMatrix frozen(const Values& values) {
-  auto stored = std::make_shared<std::vector<float>>(values.data.begin(), values.data.end());
-  return B::adopt(Dtype::f32, values.rows, values.cols, std::as_bytes(std::span<const float>(*stored)), stored, "test");
-}
+struct CheckedBackend {
+  B backend{};
+
+  CheckedBackend() = default;
+  CheckedBackend(const CheckedBackend&) = delete;
+  CheckedBackend& operator=(const CheckedBackend&) = delete;
+  ~CheckedBackend() {
+    if constexpr (on_device<B>) CHECK_NOTHROW(backend.context()->memory.check());
+  }
+};
+
+/// A runner of B, on the thread that makes it.
+template <class B>
+class Worker : private CheckedBackend<B>, public B::Runner {
+ public:
+  Worker() : B::Runner(this->backend) {}
+
+  /// A frozen matrix with these values, from stored floats.
+  FrozenMatrix frozen(const Values& values) const {
+    auto stored = std::make_shared<std::vector<float>>(values.data.begin(), values.data.end());
+    const auto bytes = std::as_bytes(std::span<const float>(*stored));
+    return this->backend.adopt(Dtype::f32, values.rows, values.cols, bytes, stored, "test");
+  }
+
+ private:
+  [[no_unique_address]] typename B::ThreadScope scope_{};
+};
 
 }  // namespace fedlora::tests

@@ -3,7 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <string>
 #include <string_view>
+
+#include "fedlora/core/error.hpp"
 
 namespace fedlora::detail {
 namespace {
@@ -27,6 +30,17 @@ TEST_CASE("printable shortens at a character and shows what cannot be shown") {
   CHECK(printable("abc", 3) == "abc");
   CHECK(printable("abcd", 3) == "abc…");
   CHECK(in_quotes("a\x1b[2J\n\x7f") == "'a\\x1b[2J\\x0a\\x7f'");
+}
+
+TEST_CASE("an error cannot steer a terminal, nor drown it") {
+  const std::string zero(1, '\0');
+  try {
+    fail<ConfigError>("config.json\x1b[31m", "a name", "que" + zero + std::string(5000, 'x'));
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    CHECK(message.starts_with("[config.json\\x1b[31m] expected a name, got que\\x00xxx"));
+    CHECK(message.size() < 1200);
+  }
 }
 
 }  // namespace

@@ -8,14 +8,26 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <string>
 #include <vector>
 
+#include "backend/reachable.hpp"
 #include "backend/reference.hpp"
 #include "fedlora/backend/cuda/tile.cuh"
 
 namespace fedlora::tests {
+
+#if defined(__CUDACC__)
+namespace cuda {
+using namespace ::fedlora::cuda;
+
+/// What these tests call a stream: on the host a seed, on a GPU the one stream that all of them share.
+struct Stream {
+  std::uint64_t seed = 0;
+  operator ::fedlora::cuda::Stream() const { return nullptr; }
+};
+}  // namespace cuda
+#endif
 
 /// A type of elements and a way to multiply them.
 template <class T_, cuda::FloatMath Math>
@@ -45,8 +57,8 @@ class DeviceMatrix {
         cols_(cols),
         stride_(kind == Rows::aligned ? (cols + 15) / 16 * 16 + 16 : cols + 3),
         size_(2 * margin + rows * stride_),
-        memory_(new T[static_cast<std::size_t>(size_ + 64)]) {
-    begin_ = memory_.get();
+        memory_(static_cast<std::size_t>(size_ + 64)) {
+    begin_ = memory_.data();
     while (reinterpret_cast<std::uintptr_t>(begin_) % 64 != 0) ++begin_;
     if (kind == Rows::odd) begin_ += 1;
     for (Index at = 0; at < size_; ++at) begin_[at] = sentinel();
@@ -62,6 +74,7 @@ class DeviceMatrix {
   MatrixView<const T> in() const { return {begin_ + margin, rows_, cols_, stride_}; }
 
   Values values() const {
+    wait_for_device();
     Values result(rows_, cols_);
     for (Index i = 0; i < rows_; ++i)
       for (Index j = 0; j < cols_; ++j) result(i, j) = static_cast<double>(static_cast<float>(in()(i, j)));
@@ -70,6 +83,7 @@ class DeviceMatrix {
 
   /// Whether nothing was written beside the matrix.
   bool intact() const {
+    wait_for_device();
     const T expected = sentinel();
     for (Index at = 0; at < size_; ++at) {
       const Index inside = at - margin;
@@ -81,6 +95,7 @@ class DeviceMatrix {
 
   /// Whether both hold the same bits, gaps included.
   bool same_bits(const DeviceMatrix& other) const {
+    wait_for_device();
     return std::memcmp(begin_, other.begin_, static_cast<std::size_t>(size_) * sizeof(T)) == 0;
   }
 
@@ -89,7 +104,7 @@ class DeviceMatrix {
   static T sentinel() { return T(-7776.0f); }  // exact in all types
 
   Index rows_, cols_, stride_, size_;
-  std::unique_ptr<T[]> memory_;
+  Reachable<T> memory_;
   T* begin_ = nullptr;
 };
 
@@ -102,7 +117,7 @@ Values random_in(Index rows, Index cols, std::uint64_t seed, double scale = 1.0)
 }
 
 template <class T>
-void check_matrix(const DeviceMatrix<T>& got, const Values& expected, double bound, const char* what) {
+void check_matrix(const DeviceMatrix<T>& got, const Values& expected, double bound, const std::string& what) {
   const double error = error_of(got.values(), expected);
   CHECK_MESSAGE(error <= bound, what << " is off by " << error);
   CHECK_MESSAGE(got.intact(), what << " was written beside");

@@ -242,6 +242,21 @@ TEST_CASE("clipping bounds the step") {
   CHECK(distance(1e6) == distance(0));
 }
 
+TEST_CASE("clipping bounds the step with FedProx's term in it") {
+  const SoftmaxRegression<double> model;
+  const auto clients = make_clients(model, toy_dataset(6), {{0, 1, 2, 3, 4, 5}}, Sgd{.lr = 1});
+  const auto global = model.initial_adapter(4);
+  const auto steps = [&](Index count) {  // of length 0.05 each, the second one away from where the term is zero
+    return train(all_clients(clients, 9, 1), global,
+                 {.steps = count, .batch_size = 6, .clip_norm = 0.05, .mu = 1000})[0].adapter;
+  };
+  const auto first = steps(1), second = steps(2);
+  double sum = 0;
+  for (std::size_t i = 0; i < global.values().size(); ++i)
+    sum += std::pow(second.values()[i] - first.values()[i], 2);
+  CHECK(std::sqrt(sum) == doctest::Approx(0.05).epsilon(1e-3));
+}
+
 TEST_CASE("moments are reset each round, or kept in the store") {
   const SoftmaxRegression<float> model;
   const auto clients = make_clients(model, toy_dataset(60), toy_partition(60, 3), AdamW{.lr = 0.05});

@@ -82,7 +82,7 @@ struct Golden {
   template <class Arch, class B>
   Pretrained<Arch, B> base() const {
     const SafetensorsFile weights(map_file(directory / "model.safetensors"));
-    WeightLoader<B> load([&](const std::string& name) { return weights.find(name); }, directory.string(),
+    WeightLoader<B> load(B{}, [&](const std::string& name) { return weights.find(name); }, directory.string(),
                          Arch::names.prefix, std::string(Arch::names.word_embeddings) + ".weight");
     const ModelConfig config = Arch::read_config(parse_json(map_file(directory / "config.json")), "config.json");
     Pretrained<Arch, B> result;

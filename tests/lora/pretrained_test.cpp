@@ -24,7 +24,7 @@ std::filesystem::path models() { return std::filesystem::path(FEDLORA_TEST_DIR) 
 /// The base's last hidden states (rows, hidden) of the reference inputs, without adapter.
 template <class Arch>
 std::vector<double> hidden_states(const Pretrained<Arch, B>& base, const Dataset& data) {
-  TransformerWorkspace<B> workspace;
+  TransformerWorkspace<B> workspace(base.backend);
   std::vector<std::int32_t> cu;
   for (const Index offset : data.offsets) cu.push_back(static_cast<std::int32_t>(offset));
   const Segment everything{0, static_cast<std::int32_t>(data.size()), 0};
@@ -33,9 +33,10 @@ std::vector<double> hidden_states(const Pretrained<Arch, B>& base, const Dataset
   slot.layers.resize(static_cast<std::size_t>(base.config().layers) * layer_linears);
   PassOptions<double> options;
   options.slots = {&slot, 1};
-  MatrixView<double> last = base.transformer->forward(data.tokens, data.token_types, options, workspace);
+  base.transformer->prepare(data.tokens, data.token_types, options, workspace);
+  MatrixView<double> last = base.transformer->forward(options, workspace);
   if constexpr (Transformer<Arch, B>::has_final_norm)
-    base.transformer->final_norm(last, last, workspace.arena.matrix(last.rows, 2));
+    base.transformer->final_norm(last, last, workspace.run.statistics(last.rows), workspace);
   return {last.data, last.data + last.size()};
 }
 
@@ -118,15 +119,16 @@ TEST_CASE("tied, biased and untied Llamas give transformers' next-token logits")
     const Index width = base.config().hidden_size;
     const MatrixView<const double> rows(hidden.data(), static_cast<Index>(hidden.size()) / width, width);
     std::vector<double> logits(static_cast<std::size_t>(rows.rows * base.config().vocab_size));
-    B::linear_forward(rows, base.lm_head, nullptr, {logits.data(), rows.rows, base.config().vocab_size});
+    B::Runner run;
+    run.linear_forward(rows, base.lm_head, nullptr, {logits.data(), rows.rows, base.config().vocab_size});
     CHECK(relative_error(logits, golden.tensor(name + ".lm_logits")) <= 1e-9);
     std::vector<double> losses;
     for (Index i = 0; i < data.size(); ++i)
       for (Index row = data.offsets[static_cast<std::size_t>(i)];
            row + 1 < data.offsets[static_cast<std::size_t>(i) + 1]; ++row)
         losses.push_back(
-            B::cross_entropy_loss({logits.data() + row * base.config().vocab_size, 1, base.config().vocab_size},
-                                  &data.tokens[static_cast<std::size_t>(row) + 1]));
+            cpu::cross_entropy_loss<double>({logits.data() + row * base.config().vocab_size, 1, base.config().vocab_size},
+                                            &data.tokens[static_cast<std::size_t>(row) + 1]));
     CHECK(relative_error(losses, golden.tensor(name + ".lm_losses")) <= 1e-9);
   }
 }

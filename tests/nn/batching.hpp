@@ -21,6 +21,7 @@ struct BatchClient {
   LoraConfig lora;
   std::vector<Index> lengths;
   StepAddress address;
+  std::uint64_t draw = static_cast<std::uint64_t>(address.client);  ///< its adapter and its texts
 };
 
 /// What came out of a pass.
@@ -66,20 +67,20 @@ struct Batching {
     std::vector<std::vector<T>> gradients;
     for (const BatchClient& client : clients) {
       plans.push_back(plan(client.lora));
-      adapters.push_back(random_adapter<T>(plans.back().layout, static_cast<std::uint64_t>(client.address.client)));
+      adapters.push_back(random_adapter<T>(plans.back().layout, client.draw));
       gradients.emplace_back(adapters.back().values().size(), T(0));
     }
     std::vector<SlotTerms<T>> slots;
     PassOptions<T> options;
     options.lowest_adapted = base.config().layers;
-    workspace.arena.reset();
+    workspace.run.reset();
     std::vector<Segment> segments;
     std::vector<std::int32_t> tokens, types, labels, cu = {0};
     for (std::size_t c = 0; c < clients.size(); ++c) {
-      slots.push_back(bind_adapter<T>(plans[c], layers, std::as_const(adapters[c]).values(), gradients[c],
+      slots.push_back(bind_adapter<T, T>(plans[c], layers, std::as_const(adapters[c]).values(), gradients[c],
                                       clients[c].address, clients[c].lora.dropout));
       options.lowest_adapted = std::min(options.lowest_adapted, plans[c].lowest_adapted);
-      const Dataset data = tiny_data(clients[c].lengths, static_cast<std::uint64_t>(clients[c].address.client));
+      const Dataset data = tiny_data(clients[c].lengths, clients[c].draw);
       const auto first = static_cast<std::int32_t>(cu.size()) - 1;
       for (Index s = 0; s < data.size(); ++s) cu.push_back(cu.back() + static_cast<std::int32_t>(data.length(s)));
       segments.push_back({first, static_cast<std::int32_t>(cu.size()) - 1, static_cast<std::int32_t>(c)});
@@ -99,37 +100,39 @@ struct Batching {
     options.pooled_only = pooled_only;
 
     const Transformer<Arch, B>& transformer = *base.transformer;
-    auto& arena = workspace.arena;
+    auto& run = workspace.run;
     const Index hidden = base.config().hidden_size;
-    const MatrixView<T> last = transformer.forward(tokens, types, options, workspace);
+    transformer.prepare(tokens, types, options, workspace);
+    const std::int32_t* const numbers = workspace.tables.placed_sequence_numbers;
+    const MatrixView<T> last = transformer.forward(options, workspace);
     MatrixView<T> selected = last;
     if (!pooled_only) {
-      selected = arena.matrix(sequences, hidden);
-      B::gather_rows(last, rows, selected);
+      selected = run.matrix(sequences, hidden);
+      run.gather_rows(last, run.place(rows), selected);
     }
-    const MatrixView<T> statistics = arena.matrix(sequences, 2);
+    const MatrixView<T> statistics = run.statistics(sequences);
     MatrixView<T> normed = selected;
     if constexpr (Transformer<Arch, B>::has_final_norm) {
-      normed = arena.matrix(sequences, hidden);
-      transformer.final_norm(selected, normed, statistics);
+      normed = run.matrix(sequences, hidden);
+      transformer.final_norm(selected, normed, statistics, workspace);
     }
     std::vector<typename ClassificationHead<B>::State> states;
-    const MatrixView<T> logits = head.forward(normed, segments, options, states, arena);
+    const MatrixView<T> logits = head.forward(normed, segments, numbers, options, states, run);
     PassResult result;
     result.logits.assign(logits.data, logits.data + logits.size());
-    B::cross_entropy(logits, labels.data(), T(1));
-    const MatrixView<T> d_normed = arena.matrix(sequences, hidden);
-    head.backward(logits, segments, options, states, d_normed, arena);
+    run.cross_entropy(logits, run.place(labels), 1.0);
+    const MatrixView<T> d_normed = run.matrix(sequences, hidden);
+    head.backward(logits, segments, numbers, options, states, d_normed, run);
     MatrixView<T> d_selected = d_normed;
     if constexpr (Transformer<Arch, B>::has_final_norm) {
-      d_selected = arena.matrix(sequences, hidden);
-      transformer.final_norm_backward(d_normed, selected, statistics, d_selected);
+      d_selected = run.matrix(sequences, hidden);
+      transformer.final_norm_backward(d_normed, selected, statistics, d_selected, workspace);
     }
     MatrixView<T> d_last = d_selected;
     if (!pooled_only) {
-      d_last = arena.matrix(last.rows, hidden);
-      B::fill_zero(d_last);
-      B::scatter_rows_add(d_selected, rows, d_last);
+      d_last = run.matrix(last.rows, hidden);
+      run.fill_zero(d_last);
+      run.scatter_rows_add(d_selected, run.place(rows), d_last);
     }
     transformer.backward(d_last, options, workspace);
     for (const std::vector<T>& gradient : gradients) result.gradients.emplace_back(gradient.begin(), gradient.end());

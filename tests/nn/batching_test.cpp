@@ -14,12 +14,12 @@ TEST_CASE_TEMPLATE("clients batched together equal clients one by one", Arch, Be
     for (const bool pooled_only : {true, false}) {
       CAPTURE(dropouts.hidden);
       CAPTURE(pooled_only);
-      typename Batching<Arch>::Workspace workspace;
+      typename Batching<Arch>::Workspace workspace{CpuBackend<double>{}};
       const PassResult together = model.run(clients, dropouts, pooled_only, workspace);
       std::size_t first = 0;
       for (std::size_t c = 0; c < clients.size(); ++c) {
         CAPTURE(c);
-        typename Batching<Arch>::Workspace own;
+        typename Batching<Arch>::Workspace own{CpuBackend<double>{}};
         const PassResult alone = model.run({clients[c]}, dropouts, pooled_only, own);
         const std::vector<double> mine(
             together.logits.begin() + static_cast<std::ptrdiff_t>(first),
@@ -36,7 +36,7 @@ TEST_CASE_TEMPLATE("the last block on the head's rows alone equals the last bloc
   const Batching<Arch> model;
   for (const BatchClient& client : different_clients<Arch>())
     for (const BaseDropouts& dropouts : {BaseDropouts{}, BaseDropouts{0.2, 0.3, 0.4}}) {
-      typename Batching<Arch>::Workspace workspace;
+      typename Batching<Arch>::Workspace workspace{CpuBackend<double>{}};
       BatchClient without = client;
       // The adapter's dropout is addressed by row too, so it agrees as well.
       const PassResult pooled = model.run({without}, dropouts, true, workspace);
@@ -50,7 +50,7 @@ TEST_CASE_TEMPLATE("a workspace that has seen other batches gives the same bits"
   const Batching<Arch> model;
   const auto clients = different_clients<Arch>();
   const BaseDropouts dropouts{0.2, 0.3, 0.4};
-  typename Batching<Arch>::Workspace fresh, used;
+  typename Batching<Arch>::Workspace fresh{CpuBackend<double>{}}, used{CpuBackend<double>{}};
   const PassResult expected = model.run({clients[0]}, dropouts, true, fresh);
   std::vector<BatchClient> many = clients;
   many.push_back({clients[0].lora, {12, 12, 12, 12, 12, 12}, {1, 1, 1, 1, 1}});
@@ -69,9 +69,8 @@ TEST_CASE_TEMPLATE("masks change with every part of the address, and only with i
   const auto logits = [&](const StepAddress& address, const BaseDropouts& dropouts, double adapter_dropout) {
     BatchClient here = client;
     here.address = address;
-    here.address.client = 11;  // draws the adapter and the data as well
     here.lora.dropout = adapter_dropout;
-    typename Batching<Arch>::Workspace workspace;
+    typename Batching<Arch>::Workspace workspace{CpuBackend<double>{}};
     return model.run({here}, dropouts, true, workspace).logits;
   };
   const StepAddress at{1, 2, 11, 3, 4};
@@ -84,6 +83,7 @@ TEST_CASE_TEMPLATE("masks change with every part of the address, and only with i
     CHECK(here == logits(at, kinds[k], adapter));
     CHECK(here != logits({2, 2, 11, 3, 4}, kinds[k], adapter));
     CHECK(here != logits({1, 3, 11, 3, 4}, kinds[k], adapter));
+    CHECK(here != logits({1, 2, 12, 3, 4}, kinds[k], adapter));
     CHECK(here != logits({1, 2, 11, 4, 4}, kinds[k], adapter));
     CHECK(here != logits({1, 2, 11, 3, 5}, kinds[k], adapter));
     CHECK(here != logits(at, {}, 0.0));

@@ -108,7 +108,7 @@ TinyTensors tiny_tensors(const ModelConfig& config, std::uint64_t seed) {
 /// A tiny base of family Arch, with its head. `patch` changes config.json, `edit` the tensors.
 template <class Arch, class B = CpuBackend<double>>
 Pretrained<Arch, B> tiny_base(std::uint64_t seed = 1, const Json& patch = Json::object(),
-                              const std::function<void(TinyTensors&)>& edit = {}) {
+                              const std::function<void(TinyTensors&)>& edit = {}, const B& backend = {}) {
   Json json = tiny_config<Arch>();
   json.update(patch);
   const ModelConfig config = Arch::read_config(json, "tiny/config.json");
@@ -125,12 +125,14 @@ Pretrained<Arch, B> tiny_base(std::uint64_t seed = 1, const Json& patch = Json::
     view.file = "tiny";
   }
   WeightLoader<B> load(
+      backend,
       [&](const std::string& name) {
         const auto found = views.find(name);
         return found == views.end() ? nullptr : &found->second;
       },
       "tiny", Arch::names.prefix, std::string(Arch::names.word_embeddings) + ".weight");
   Pretrained<Arch, B> base;
+  base.backend = backend;
   base.name = "tiny";
   base.transformer = std::make_shared<const Transformer<Arch, B>>(config, load);
   for (const HeadLayer& layer : Arch::head(config))

@@ -61,6 +61,13 @@ struct Federation {
     return run_program(scratch.path(), "federation", arguments(out, std::move(more)));
   }
   Json summary(const std::string& out) const { return Json::parse(read_text(scratch.path() / out / "summary.json")); }
+  /// Rows of metrics that a run has saved so far.
+  int rows(const std::string& out) const {
+    std::ifstream file(scratch.path() / out / "metrics.jsonl");
+    int count = 0;
+    for (std::string line; std::getline(file, line);) ++count;
+    return count;
+  }
   /// All that must not depend on how a run came about: digests, and the rows without their seconds.
   std::string result(const std::string& out) const {
     std::string text;
@@ -127,22 +134,58 @@ TEST_CASE("threads do not change a bit") {
 TEST_CASE("a run killed at any moment resumes to the same bits") {
   const Federation federation;
   const auto started = std::chrono::steady_clock::now();
-  REQUIRE(federation.run("whole").status == 0);
+  REQUIRE(federation.run("whole", {"--rounds", "40"}).status == 0);
   const auto whole = std::chrono::steady_clock::now() - started;
   const std::string expected = federation.result("whole");
-  for (const int percent : {15, 40, 65, 90}) {
-    INFO("killed after ", percent, "% of the time");
-    const std::string out = "killed" + std::to_string(percent);
-    {
-      Program run(federation.scratch.path(), "federation", federation.arguments(out));
-      std::this_thread::sleep_for(whole * percent / 100);
-      run.signal(SIGKILL);
-      run.wait();
-    }
-    const Finished resumed = federation.run(out, {"--resume", "--threads", "3"});
+  const auto resumes = [&](const std::string& out, int saved) {
+    const Finished resumed = federation.run(out, {"--rounds", "40", "--resume", "--threads", "3"});
     INFO(resumed.err);
     REQUIRE(resumed.status == 0);
     CHECK(federation.result(out) == expected);
+    CHECK(federation.rows(out) >= saved);
+  };
+  for (const int rows : {1, 9, 20}) {  // of 46: whatever is going on when so many have been saved
+    INFO("killed with ", rows, " rows saved");
+    const std::string out = "killed" + std::to_string(rows);
+    Program run(federation.scratch.path(), "federation", federation.arguments(out, {"--rounds", "40"}));
+    for (int i = 0; i < 20000 && federation.rows(out) < rows; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    run.signal(SIGKILL);
+    CHECK(run.wait().status == 128 + SIGKILL);
+    CHECK(!fs::exists(federation.scratch.path() / out / "summary.json"));
+    resumes(out, rows);
+  }
+  for (const int percent : {3, 10}) {  // while it reads and prepares, where there may be nothing to resume
+    INFO("killed after ", percent, "% of the time");
+    const std::string out = "early" + std::to_string(percent);
+    Program run(federation.scratch.path(), "federation", federation.arguments(out, {"--rounds", "40"}));
+    std::this_thread::sleep_for(whole * percent / 100);
+    run.signal(SIGKILL);
+    CHECK(run.wait().status == 128 + SIGKILL);
+    resumes(out, 0);
+  }
+}
+
+TEST_CASE("a run that is to end where it stopped is measured there, and not trained further") {
+  const Federation federation;
+  for (const std::string mode : {"federated", "local"}) {
+    INFO(mode);
+    const std::string count = mode == "local" ? "--reference-epochs" : "--rounds";
+    Program run(federation.scratch.path(), "federation",
+                federation.arguments("stopped-" + mode, {"--mode", mode, count, "60", "--eval-every", "1000"}));
+    for (int i = 0; i < 20000 && federation.rows("stopped-" + mode) < 4; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    run.signal(SIGINT);
+    REQUIRE(run.wait().status == 130);
+    const std::string done = std::to_string(federation.rows("stopped-" + mode));
+    const Arguments ends_there = {"--mode", mode, count, done, "--eval-every", "1000"};
+    Arguments resumed = ends_there;
+    resumed.push_back("--resume");
+    REQUIRE(federation.run("stopped-" + mode, resumed).status == 0);
+    REQUIRE(federation.run("straight-" + mode, ends_there).status == 0);
+    CHECK(federation.result("stopped-" + mode) == federation.result("straight-" + mode));
+    CHECK(federation.summary("stopped-" + mode)[mode]["bytes_up"] ==
+          federation.summary("straight-" + mode)[mode]["bytes_up"]);
   }
 }
 
@@ -200,7 +243,7 @@ TEST_CASE("more rounds go on where fewer ended; anything else must match") {
   CHECK(federation.result("short") == federation.result("long"));
 
   const auto refused = [&](const std::string& number, Arguments more, const std::string& part) {
-    more.insert(more.end(), {"--mode", "federated", "--resume"});
+    more.insert(more.begin(), {"--mode", "federated", "--resume"});
     const Finished run = rounds(number, more);
     INFO(run.err);
     CHECK(run.status == 1);
@@ -209,8 +252,29 @@ TEST_CASE("more rounds go on where fewer ended; anything else must match") {
   refused("5", {"--lr", "0.5"}, "[resume, field lr] expected 0.001, as the saved run has it, got 0.5");
   refused("5", {"--rank", "4"}, "field rank] expected 8");
   refused("4", {}, "field rounds] expected at least the 5");
+  refused("5", {"--mode", "head"}, "field mode] expected \"federated\"");
+  fs::copy_file(federation.train, federation.scratch.path() / "renamed.csv");
+  CHECK(rounds("5", {"--mode", "federated", "--train", "renamed.csv", "--resume"}).status == 0);
   write_text(federation.train, Federation::table(50));
   refused("5", {}, "field train_sha256]");
+}
+
+TEST_CASE("a run does not go on over another base") {
+  const Federation federation;
+  const fs::path model = federation.scratch.path() / "model";
+  fs::copy(fs::path(FEDLORA_TEST_DIR) / "../examples/data/stories260K", model);
+  const auto run = [&](const std::string& rounds) {
+    return federation.run("out", {"--mode", "federated", "--model", model.string(), "--rounds", rounds, "--resume"});
+  };
+  REQUIRE(run("1").status == 0);
+  REQUIRE(run("2").status == 0);
+  std::string weights = read_text(model / "model.safetensors");
+  weights[weights.size() - 2] ^= 1;
+  write_text(model / "model.safetensors", weights);
+  const Finished other = run("3");
+  INFO(other.err);
+  CHECK(other.status == 1);
+  CHECK(other.err.find("field model_sha256]") != std::string::npos);
 }
 
 TEST_CASE("wrong usage is status 2, an error status 1, and both name what is wrong") {
@@ -296,6 +360,13 @@ TEST_CASE("a full disk is an error, and the last good state stays") {
   REQUIRE(federation.run("full", {"--mode", "federated", "--resume"}).status == 0);
   REQUIRE(federation.run("whole", {"--mode", "federated"}).status == 0);
   CHECK(federation.result("full") == federation.result("whole"));
+
+  Program other(federation.scratch.path(), "federation", federation.arguments("full", {"--mode", "federated", "--seed", "4"}),
+                "", 65536);
+  CHECK(other.wait().status == 1);  // what was there before is still there
+  CHECK(federation.result("full") == federation.result("whole"));
+  CHECK(fs::exists(federation.scratch.path() / "full/adapter/adapter_config.json"));
+  CHECK(fs::exists(federation.scratch.path() / "full/state/federated.safetensors"));
 }
 
 TEST_CASE("a natural partition has a client per name") {

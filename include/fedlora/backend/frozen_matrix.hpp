@@ -8,14 +8,18 @@
 
 #include "fedlora/core/dtype.hpp"
 #include "fedlora/core/error.hpp"
+#include "fedlora/core/half.hpp"
 #include "fedlora/core/shape.hpp"
 
 namespace fedlora {
 
 /// The dtype of a C++ scalar that backends compute in.
 template <class T>
-requires(std::is_same_v<T, float> || std::is_same_v<T, double>)
-inline constexpr Dtype dtype_of = std::is_same_v<T, double> ? Dtype::f64 : Dtype::f32;
+requires(std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, Bf16> || std::is_same_v<T, Half>)
+inline constexpr Dtype dtype_of = std::is_same_v<T, double>  ? Dtype::f64
+                                  : std::is_same_v<T, float> ? Dtype::f32
+                                  : std::is_same_v<T, Half>  ? Dtype::f16
+                                                             : Dtype::bf16;
 
 /// A row-major frozen matrix (a vector has one row). Shared by all clients and threads; its storage type is a value,
 /// apart from the scalar that a backend computes in.

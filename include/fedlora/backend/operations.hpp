@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
+#include "fedlora/backend/frozen_matrix.hpp"
 #include "fedlora/core/random.hpp"
 #include "fedlora/core/shape.hpp"
 
@@ -30,7 +32,9 @@ struct AttentionSpan {
   Index query_end = 0;
   Index key_begin = 0;
   Index key_end = 0;
-  Dropout dropout;  ///< on the probabilities; plane = head, row = the query's number, channel = the key's position
+  /// On the probabilities; plane = head, row = the query's number, channel = the key's position. Its key is that of the
+  /// whole pass; `attention_dropout` makes the layer's.
+  Dropout dropout;
 };
 
 /// What does not change from sequence to sequence.
@@ -40,7 +44,15 @@ struct AttentionShape {
   Index head_dim = 0;
   double scale = 1;  ///< 1 / sqrt(head_dim)
   bool causal = false;
+  Index layer = 0;  ///< part of the address of dropout
 };
+
+/// The dropout of one sequence in one layer.
+FEDLORA_HOST_DEVICE constexpr Dropout attention_dropout(const AttentionSpan& span, Index layer) {
+  Dropout dropout = span.dropout;
+  dropout.key = derive_key(dropout.key, layer, 0);
+  return dropout;
+}
 
 /// The low-rank term of one site for the rows [begin, end) of a batch: y += scale · B (A dropout(x)).
 /// `grad_a` and `grad_b` receive sums in backward; empty where nothing is trained (evaluation). `Sum` is the type that
@@ -58,6 +70,24 @@ struct LowRankTerm {
   const std::int32_t* row_numbers = nullptr;  ///< the client's own number of each row of the batch, for `dropout`
 
   Index rank() const { return a.rows; }
+};
+
+/// A frozen linear layer with the low-rank terms on it, as one of a group that reads the same x. Forward writes y and,
+/// for the rows of each term, S = dropout(x) Aᵀ into the first columns of `s`; backward reads dy and s.
+template <class T, class Sum = T>
+struct LinearPart {
+  const FrozenMatrix* weight = nullptr;  ///< (out, in)
+  const T* bias = nullptr;               ///< (out); null for none, not read in backward
+  MatrixView<T> y;                       ///< (rows, out); forward
+  MatrixView<const T> dy;                ///< (rows, out); backward
+  MatrixView<T> s;                       ///< (rows, largest rank); empty without terms
+  std::span<const LowRankTerm<T, Sum>> terms = {};  ///< over rows that do not overlap
+};
+
+/// What a row of logits says about its label.
+struct RowLoss {
+  double nll = 0;         ///< -log softmax[label], nats
+  std::int32_t best = 0;  ///< the column of the largest logit, the first of equals
 };
 
 }  // namespace fedlora

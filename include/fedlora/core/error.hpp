@@ -2,9 +2,12 @@
 // Errors. Every message reads `[where] expected …, got …`; for files `where` begins with the file, then the tensor or field.
 #pragma once
 
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+
+#include "fedlora/core/utf8.hpp"
 
 namespace fedlora {
 
@@ -50,13 +53,13 @@ class DivergenceError : public Error {
   using Error::Error;
 };
 
-/// Throws `E("[where] expected …, got …")`.
+/// Throws `E("[where] expected …, got …")`. The parts may hold what stood in a file: each is cut at a kilobyte, and what
+/// could steer a terminal is shown as \xNN.
 template <class E>
 [[noreturn]] void fail(std::string_view where, std::string_view expected, std::string_view got) {
-  std::string text;
-  text.reserve(where.size() + expected.size() + got.size() + 20);
-  text.append("[").append(where).append("] expected ").append(expected).append(", got ").append(got);
-  throw E(text);
+  constexpr std::size_t longest = 1000;
+  throw E("[" + detail::printable(where, longest) + "] expected " + detail::printable(expected, longest) + ", got " +
+          detail::printable(got, longest));
 }
 
 }  // namespace fedlora

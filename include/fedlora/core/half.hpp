@@ -52,7 +52,11 @@ struct Bf16 {
   std::uint16_t bits;
 
   Bf16() = default;
-  FEDLORA_HOST_DEVICE constexpr explicit Bf16(float value) : bits(float_to_bf16(value)) {}
+  FEDLORA_HOST_DEVICE constexpr explicit Bf16(float value) : bits(float_to_bf16(value)) {
+#if defined(__CUDA_ARCH__)
+    if (!__builtin_is_constant_evaluated()) asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#endif
+  }
   FEDLORA_HOST_DEVICE constexpr operator float() const { return bf16_to_float(bits); }  // NOLINT: exact
 };
 

@@ -36,6 +36,8 @@ struct MatrixView {
   constexpr bool empty() const { return data == nullptr; }
   constexpr Index size() const { return rows * cols; }
 
+  /// The first `count` columns.
+  constexpr MatrixView left(Index count) const { return {data, rows, count, stride}; }
   /// Rows [begin, end).
   constexpr MatrixView rows_between(Index begin, Index end) const {
     return {data + begin * stride, end - begin, cols, stride};

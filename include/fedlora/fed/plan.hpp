@@ -34,7 +34,7 @@ struct LocalPlan {
   /// Micro-batches that a step is split into, to save memory, or to share a step among threads when there are more of
   /// them than clients. The gradient is the whole step's mean.
   Index accumulation = 1;
-  double clip_norm = 0;  ///< global gradient norm to clip at; 0: no clipping
+  double clip_norm = 0;  ///< global gradient norm to clip at, FedProx's term included; 0: no clipping
   Schedule schedule = {};
   ScheduleOver schedule_over = ScheduleOver::rounds;
   Index rounds = 0;  ///< rounds of the whole run; needed by schedules over rounds or steps that are not constant

@@ -27,6 +27,7 @@
 #include "fedlora/fed/client.hpp"
 #include "fedlora/fed/client_store.hpp"
 #include "fedlora/fed/ledger.hpp"
+#include "fedlora/fed/local_training.hpp"
 #include "fedlora/fed/message.hpp"
 #include "fedlora/fed/plan.hpp"
 #include "fedlora/fed/sampling.hpp"
@@ -65,19 +66,6 @@ struct TrainHooks {
 
 namespace detail {
 
-/// Limits a backend's own threading on this worker, where the backend has such a thing.
-template <class Backend>
-struct WorkerScope {};
-template <class Backend>
-requires requires { typename Backend::ThreadScope; }
-struct WorkerScope<Backend> {
-  typename Backend::ThreadScope scope;
-};
-
-inline std::string place_of(Index round, Index client) {
-  return "round " + std::to_string(round) + ", client " + std::to_string(client);
-}
-
 /// Rethrows the current exception with round and client in front, keeping its type where it is one of ours.
 [[noreturn]] inline void rethrow_naming(Index round, Index client) {
   const std::string prefix = place_of(round, client) + ": ";
@@ -104,109 +92,6 @@ inline std::string place_of(Index round, Index client) {
   } catch (const std::exception& error) {
     throw Error(prefix + error.what());
   }
-}
-
-/// What one worker computes in; it goes from client to client.
-template <class Model>
-struct WorkerMemory {
-  using T = typename Model::Scalar;
-
-  const Model* model = nullptr;
-  std::vector<std::unique_ptr<typename Model::Workspace>> workspaces;  ///< one per thread that works on a client's step
-  std::vector<T> gradient;
-  std::vector<std::vector<T>> parts;  ///< gradients of micro-batches
-
-  void serve(const Model& next, int threads) {
-    if (model != &next) workspaces.clear();
-    model = &next;
-    workspaces.resize(static_cast<std::size_t>(threads));
-    gradient.resize(static_cast<std::size_t>(next.layout()->size));
-  }
-};
-
-/// The gradient of weight · Σ loss over a step's micro-batches, left in `memory.gradient`; returns Σ loss. Each of
-/// several micro-batches has a gradient of its own and these are added in order, so that threads may share them.
-template <class C>
-double step_gradient(const C& client, const StepExamples& micros, std::span<const typename C::Scalar> parameters,
-                     double weight, const StepAddress& step, int threads, WorkerMemory<typename C::ModelType>& memory) {
-  using T = typename C::Scalar;
-  const auto pass = [&](int worker, std::size_t micro, std::span<T> gradient) {
-    auto& workspace = memory.workspaces[static_cast<std::size_t>(worker)];
-    if (!workspace)  // made by the thread that uses it
-      workspace = std::make_unique<typename C::ModelType::Workspace>(client.model->backend());
-    StepAddress address = step;
-    address.micro = static_cast<Index>(micro);
-    return client.model->accumulate_gradient(*workspace, *client.data, micros[micro], parameters, gradient, weight,
-                                             address);
-  };
-  std::vector<T>& total = memory.gradient;
-  std::fill(total.begin(), total.end(), T(0));
-  if (micros.size() == 1) return pass(0, 0, total);
-
-  const std::size_t together = threads > 1 ? micros.size() : 1;  // gradients that exist at the same time
-  memory.parts.resize(std::max(memory.parts.size(), together));
-  std::vector<double> losses(micros.size());
-  for (std::size_t begin = 0; begin < micros.size(); begin += together) {
-    parallel_for(together, threads, [&](int worker, std::size_t i) {
-      [[maybe_unused]] const WorkerScope<typename C::ModelType::Backend> scope{};
-      memory.parts[i].assign(total.size(), T(0));
-      losses[begin + i] = pass(worker, begin + i, memory.parts[i]);
-    });
-    for (std::size_t part = 0; part < together; ++part)
-      for (std::size_t i = 0; i < total.size(); ++i) total[i] += memory.parts[part][i];
-  }
-  return std::accumulate(losses.begin(), losses.end(), 0.0);
-}
-
-/// One client's local training, on the calling thread and, where a step has micro-batches to share, up to `threads - 1`
-/// others.
-template <class C, class Observe>
-Update<typename C::Scalar> train_client(const C& client, const Adapter<typename C::Scalar>& received,
-                                        std::uint64_t seed, Index round, const LocalPlan& plan, int threads,
-                                        WorkerMemory<typename C::ModelType>& memory,
-                                        typename C::OptimizerType::template State<typename C::Scalar>& state,
-                                        Observe&& before_step) {
-  using T = typename C::Scalar;
-  const auto started = std::chrono::steady_clock::now();
-  const auto& model = *client.model;
-  const Dataset& data = *client.data;
-  Adapter<T> adapter = received;
-  const std::span<T> parameters = adapter.values();
-  const std::span<const T> start = received.values();
-  memory.serve(model, threads);
-  const std::span<T> gradient = memory.gradient;
-
-  const auto steps = batch_plan(client.examples, client.id, seed, round, plan);
-  const auto total = static_cast<Index>(steps.size());
-  const T mu = static_cast<T>(plan.mu);
-  ClientMetrics metrics;
-  double loss_sum = 0;
-  for (Index step = 0; step < total; ++step) {
-    before_step();
-    const StepExamples& micros = steps[static_cast<std::size_t>(step)];
-    const auto diverged = [&](const char* expected, const std::string& got) {
-      fail<DivergenceError>(place_of(round, client.id) + ", step " + std::to_string(step), expected, got);
-    };
-    Index count = 0;
-    for (const auto& micro : micros) count += model.loss_count(data, micro);
-    if (count == 0) continue;  // sequences of one token: nothing to predict, nothing to learn
-    const double weight = 1.0 / static_cast<double>(count);
-    const double loss = step_gradient(client, micros, std::as_const(adapter).values(), weight,
-                                      StepAddress{seed, round, client.id, step, 0}, threads, memory);
-    if (!std::isfinite(loss)) diverged("a finite loss", std::to_string(loss));
-    if (plan.mu > 0)
-      for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] += mu * (parameters[i] - start[i]);
-    if (!all_finite(gradient)) diverged("a finite gradient", "infinite or not a number");
-    if (plan.clip_norm > 0) clip_global_norm(gradient, plan.clip_norm);
-    client.optimizer.step(state, parameters, gradient, client.optimizer.lr * plan.rate_factor(round, step, total));
-    if (!all_finite(std::as_const(adapter).values())) diverged("finite parameters", "infinite or not a number");
-    loss_sum += loss;
-    metrics.loss_count += count;
-    ++metrics.steps;
-  }
-  metrics.train_loss = metrics.loss_count > 0 ? loss_sum / static_cast<double>(metrics.loss_count) : 0.0;
-  metrics.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  return {client.id, round, client.num_examples(), metrics, std::move(adapter)};
 }
 
 }  // namespace detail

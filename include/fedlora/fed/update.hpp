@@ -12,6 +12,7 @@ struct ClientMetrics {
   double train_loss = 0;  ///< mean over everything the client trained on, dropout included
   Index loss_count = 0;   ///< what the mean is over: examples, or predicted tokens
   Index steps = 0;        ///< optimizer steps
+  Index skipped_steps = 0;  ///< of these, steps that changed nothing because a gradient overflowed 16 bits; never sent
   double seconds = 0;     ///< wall clock; the only number here that is not repeatable, so it is never sent
 };
 

@@ -53,8 +53,8 @@ Pretrained<Arch, B> load_pretrained(const B& backend, const FileSet& files) {
 
   const auto checkpoint = std::make_shared<const Checkpoint>(files);
   const FamilyNames& names = Arch::names;
-  WeightLoader<B> load([&](const std::string& name) { return checkpoint->find(name); }, files.name(), names.prefix,
-                       std::string(names.word_embeddings) + ".weight");
+  WeightLoader<B> load(backend, [&](const std::string& name) { return checkpoint->find(name); }, files.name(),
+                       names.prefix, std::string(names.word_embeddings) + ".weight");
   Pretrained<Arch, B> result;
   result.backend = backend;
   result.name = files.name();

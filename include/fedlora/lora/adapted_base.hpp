@@ -26,13 +26,17 @@ template <Architecture Arch, Backend B>
 class AdaptedBase {
  public:
   using Backend = B;
-  using Scalar = typename B::Scalar;
-  using T = Scalar;
+  using Scalar = typename B::Scalar;    ///< of adapters
+  using Element = typename B::Element;  ///< of activations
+  using Slot = SlotTerms<Element, Scalar>;
+  using Pass = PassOptions<Element, Scalar>;
 
   /// Working memory of one worker.
   struct Workspace : TransformerWorkspace<B> {
-    explicit Workspace(const B&) {}
+    using TransformerWorkspace<B>::TransformerWorkspace;
     PackedBatch batch;
+    Slot slot;  ///< what the pass reads
+    Pass pass;
   };
 
   const B& backend() const { return base_.backend; }
@@ -65,66 +69,66 @@ class AdaptedBase {
 
   const AdapterPlan& plan() const { return plan_; }
 
-  /// The terms of a training step: `parameters` as they are, `gradient` to add to.
-  SlotTerms<T> training_slot(std::span<const T> parameters, std::span<T> gradient, const StepAddress& address) const {
-    return bind_adapter<T>(plan_, head_layers_, parameters, gradient, address, plan_.layout->config.dropout);
+  /// Binds a training step to the workspace: `parameters` as operations read them, and `gradient` where they add to it.
+  void bind_training(Workspace& workspace, std::span<const Element> parameters, std::span<Scalar> gradient,
+                     const StepAddress& address) const {
+    workspace.slot = bind_adapter<Element, Scalar>(plan_, head_layers_, parameters, gradient, address,
+                                                   plan_.layout->config.dropout);
+    set_pass(workspace, true);
   }
 
-  /// The terms of an evaluation: no gradient, no dropout. \throws ShapeError when the adapter is of another layout.
-  SlotTerms<T> evaluation_slot(const Adapter<T>& adapter) const {
+  /// Binds an evaluation: no gradient, no dropout. \throws ShapeError when the adapter is of another layout.
+  void bind_evaluation(Workspace& workspace, const Adapter<Scalar>& adapter) const {
     if (!same_places(adapter.layout(), *plan_.layout))
       fail<ShapeError>("evaluation", "an adapter of this model's layout", "another layout");
-    return bind_adapter<T>(plan_, head_layers_, adapter.values(), {}, {}, 0.0);
-  }
-
-  /// A pass of one slot. In training the dropouts are on and backward may follow.
-  PassOptions<T> pass_of(const SlotTerms<T>& slot, bool training) const {
-    PassOptions<T> pass;
-    pass.slots = {&slot, 1};
-    pass.training = training;
-    if (training) pass.dropouts = dropouts_;
-    pass.lowest_adapted = plan_.lowest_adapted;
-    return pass;
+    workspace.slot =
+        bind_adapter<Element, Scalar>(plan_, head_layers_, workspace.run.parameters(adapter.values()), {}, {}, 0.0);
+    set_pass(workspace, false);
   }
 
   /// The last block's output before and behind the final normalisation (the same for families without one).
   struct LastHidden {
-    MatrixView<T> before, after, statistics;
+    MatrixView<Element> before, after;
+    MatrixView<Scalar> statistics;
   };
 
-  /// Runs the workspace's batch through the base; of the last block only `pooled_rows`, unless that is empty.
-  LastHidden forward(Workspace& workspace, PassOptions<T>& pass, std::span<const std::int32_t> pooled_rows) const {
+  /// Puts the workspace's batch where the runner reads it. Of the last block only `pooled_rows` will be computed, unless
+  /// that is empty.
+  void prepare_base(Workspace& workspace, std::span<const std::int32_t> pooled_rows) const {
     const PackedBatch& batch = workspace.batch;
     base_.transformer->check(batch.tokens, batch.token_types, batch.cu_seqlens);
-    workspace.arena.reset();
     workspace.tables.build(batch.cu_seqlens, batch.segments, pooled_rows);
-    pass.pooled_only = !pooled_rows.empty();
+    workspace.pass.pooled_only = !pooled_rows.empty();
+    base_.transformer->prepare(batch.tokens, batch.token_types, workspace.pass, workspace);
+  }
+
+  /// Runs the batch that was prepared through the base.
+  LastHidden forward(Workspace& workspace) const {
     LastHidden last;
-    last.before = base_.transformer->forward(batch.tokens, batch.token_types, pass, workspace);
+    last.before = base_.transformer->forward(workspace.pass, workspace);
     last.after = last.before;
     if constexpr (Transformer<Arch, B>::has_final_norm) {
-      last.after = workspace.arena.matrix(last.before.rows, last.before.cols);
-      last.statistics = workspace.arena.matrix(last.before.rows, 2);
-      base_.transformer->final_norm(last.before, last.after, last.statistics);
+      last.after = workspace.run.operand(last.before.rows, last.before.cols);
+      last.statistics = workspace.run.statistics(last.before.rows);
+      base_.transformer->final_norm(last.before, last.after, last.statistics, workspace);
     }
     return last;
   }
 
   /// From the gradient of `last.after` to the gradients of all low-rank terms in the base.
-  void backward(MatrixView<T> d_after, const LastHidden& last, const PassOptions<T>& pass, Workspace& workspace) const {
-    MatrixView<T> d_before = d_after;
+  void backward(MatrixView<Element> d_after, const LastHidden& last, Workspace& workspace) const {
+    MatrixView<Element> d_before = d_after;
     if constexpr (Transformer<Arch, B>::has_final_norm) {
-      d_before = workspace.arena.matrix(last.before.rows, last.before.cols);
-      base_.transformer->final_norm_backward(d_after, last.before, last.statistics, d_before);
+      d_before = workspace.run.matrix(last.before.rows, last.before.cols);
+      base_.transformer->final_norm_backward(d_after, last.before, last.statistics, d_before, workspace);
     }
-    base_.transformer->backward(d_before, pass, workspace);
+    base_.transformer->backward(d_before, workspace.pass, workspace);
   }
 
-  /// Calls `body(workspace, pass, first)` on up to `threads` threads with the examples from `first` on packed in the
-  /// workspace's batch, for every evaluation batch of the data.
+  /// Calls `body(workspace, first)` on up to `threads` threads with the examples from `first` on packed in the
+  /// workspace's batch and the adapter bound, for every evaluation batch of the data.
   template <class W, class Body>
-  void for_evaluation_batches(const Adapter<T>& adapter, const Dataset& data, int threads, Body&& body) const {
-    const SlotTerms<T> slot = evaluation_slot(adapter);
+  void for_evaluation_batches(const Adapter<Scalar>& adapter, const Dataset& data, int threads, Body&& body) const {
     const std::vector<Index> starts = evaluation_batches(data);
     std::vector<std::unique_ptr<W>> workspaces(static_cast<std::size_t>(worker_count(threads)));
     parallel_for(starts.size() - 1, threads, [&](int worker, std::size_t chunk) {
@@ -134,12 +138,22 @@ class AdaptedBase {
       std::vector<Index> examples;
       for (Index i = starts[chunk]; i < starts[chunk + 1]; ++i) examples.push_back(i);
       pack(data, examples, workspace->batch);
-      PassOptions<T> pass = pass_of(slot, false);
-      body(*workspace, pass, starts[chunk]);
+      workspace->run.reset();
+      bind_evaluation(*workspace, adapter);
+      body(*workspace, starts[chunk]);
     });
   }
 
  private:
+  /// A pass of the workspace's slot. In training the dropouts are on and backward may follow.
+  void set_pass(Workspace& workspace, bool training) const {
+    workspace.pass = {};
+    workspace.pass.slots = {&workspace.slot, 1};
+    workspace.pass.training = training;
+    if (training) workspace.pass.dropouts = dropouts_;
+    workspace.pass.lowest_adapted = plan_.lowest_adapted;
+  }
+
   Pretrained<Arch, B> base_;
   Index max_tokens_ = 0;
   BaseDropouts dropouts_;

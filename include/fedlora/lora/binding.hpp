@@ -5,6 +5,7 @@
 #include <cmath>
 #include <span>
 #include <string>
+#include <type_traits>
 
 #include "fedlora/core/random.hpp"
 #include "fedlora/core/step.hpp"
@@ -14,11 +15,13 @@
 
 namespace fedlora {
 
-/// The terms of one slot: views into `parameters` and, in training, into `gradient` (empty otherwise).
-/// \throws ShapeError when either has another size than the layout.
-template <class T>
-SlotTerms<T> bind_adapter(const AdapterPlan& plan, const std::vector<HeadLayer>& head, std::span<const T> parameters,
-                          std::span<T> gradient, const StepAddress& address, double adapter_dropout) {
+/// The terms of one slot: views into `parameters` and, in training, into `gradient` (empty otherwise), both where the
+/// backend's operations read them. \throws ShapeError when either has another size than the layout.
+template <class T, class Sum = T>
+SlotTerms<T, Sum> bind_adapter(const AdapterPlan& plan, const std::vector<HeadLayer>& head,
+                               std::type_identity_t<std::span<const T>> parameters,
+                               std::type_identity_t<std::span<Sum>> gradient, const StepAddress& address,
+                               double adapter_dropout) {
   const AdapterLayout& layout = *plan.layout;
   const auto size = static_cast<std::size_t>(layout.size);
   if (parameters.size() != size)
@@ -26,19 +29,19 @@ SlotTerms<T> bind_adapter(const AdapterPlan& plan, const std::vector<HeadLayer>&
   if (!gradient.empty() && gradient.size() != size)
     fail<ShapeError>("gradient", std::to_string(size) + " values, the adapter's", std::to_string(gradient.size()));
   const auto term = [&](Index index) {
-    LowRankTerm<T> result;
+    LowRankTerm<T, Sum> result;
     if (index < 0) return result;
     const AdapterSite& site = layout.sites[static_cast<std::size_t>(index)];
     result.a = {parameters.data() + site.a_offset, site.rank, site.in};
     result.b = {parameters.data() + site.b_offset, site.out, site.rank};
-    result.scale = static_cast<T>(site.scale);
+    result.scale = static_cast<Sum>(site.scale);
     if (!gradient.empty()) {
       result.grad_a = {gradient.data() + site.a_offset, site.rank, site.in};
       result.grad_b = {gradient.data() + site.b_offset, site.out, site.rank};
     }
     return result;
   };
-  SlotTerms<T> slot;
+  SlotTerms<T, Sum> slot;
   slot.address = address;
   slot.adapter_dropout = adapter_dropout;
   slot.layers.reserve(plan.layer_sites.size());
@@ -46,7 +49,7 @@ SlotTerms<T> bind_adapter(const AdapterPlan& plan, const std::vector<HeadLayer>&
   for (const Index site : plan.head_sites) slot.head.push_back(term(site));
   std::size_t next = 0;
   for (std::size_t i = 0; i < head.size(); ++i) {
-    DenseTerm<T> dense;
+    DenseTerm<T, Sum> dense;
     if (plan.head_saved[i]) {
       const SavedTensor& weight = layout.saved[next++];
       dense.weight = {parameters.data() + weight.offset, weight.shape[0], weight.shape[1]};

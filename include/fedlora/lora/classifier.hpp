@@ -37,7 +37,8 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   using Base = AdaptedBase<Arch, B>;
 
  public:
-  using T = typename B::Scalar;
+  using Scalar = typename B::Scalar;
+  using Element = typename B::Element;
   using Base::base;
   using Base::layout;
   using Base::max_tokens;
@@ -46,6 +47,8 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   struct Workspace : Base::Workspace {
     using Base::Workspace::Workspace;
     std::vector<std::int32_t> pooled_rows;
+    const std::int32_t* labels = nullptr;      ///< of every sequence, placed
+    const std::int32_t* cu_seqlens = nullptr;  ///< placed; for mean pooling
     std::vector<typename ClassificationHead<B>::State> head;
   };
 
@@ -64,19 +67,18 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   const std::vector<std::string>& notes() const { return notes_; }
 
   /// A drawn from `seed`, B zero, the head from the checkpoint where it has one, else drawn as transformers draws it.
-  Adapter<T> initial_adapter(std::uint64_t seed) const {
-    Adapter<T> adapter(layout());
+  Adapter<Scalar> initial_adapter(std::uint64_t seed) const {
+    Adapter<Scalar> adapter(layout());
     initialise_low_rank(this->plan(), seed, adapter);
     for (std::size_t i = 0; i < layout()->saved.size(); ++i) {
       const SavedTensor& tensor = layout()->saved[i];
       const auto values =
           adapter.values().subspan(static_cast<std::size_t>(tensor.offset), static_cast<std::size_t>(tensor.size()));
       if (const FrozenMatrix* given = checkpoint_tensor(tensor.name, tensor.shape); given != nullptr) {
-        const MatrixView<const T> from = given->template view<T>();
-        std::copy_n(from.data, from.size(), values.begin());
+        std::ranges::copy(this->backend().values(*given), values.begin());
       } else if (tensor.shape.size() == 2) {
         RandomSequence draws(derive_key(seed, Purpose::initialise_head, i));
-        for (T& value : values) value = static_cast<T>(base().config().initializer_range * draws.normal());
+        for (Scalar& value : values) value = static_cast<Scalar>(base().config().initializer_range * draws.normal());
       }
     }
     return adapter;
@@ -96,42 +98,64 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   /// Adds to `gradient` the gradient of weight · Σ loss over the examples; returns Σ loss. In training mode: dropouts
   /// are on.
   double accumulate_gradient(Workspace& workspace, const Dataset& data, std::span<const Index> examples,
-                             std::span<const T> parameters, std::span<T> gradient, double weight,
+                             std::span<const Scalar> parameters, std::span<Scalar> gradient, double weight,
                              const StepAddress& address) const {
+    workspace.run.reset();
+    prepare_training(workspace, data, examples, workspace.run.parameters(parameters),
+                     workspace.run.open_gradient(gradient), address);
+    run_training(workspace, weight);
+    workspace.run.close_gradient(gradient);
+    return workspace.run.take_loss();
+  }
+
+  /// The first half of a training step: binds the adapter (`parameters` and `gradient` where operations read and add)
+  /// and puts the examples where they are read. Computes nothing.
+  void prepare_training(Workspace& workspace, const Dataset& data, std::span<const Index> examples,
+                        std::span<const Element> parameters, std::span<Scalar> gradient,
+                        const StepAddress& address) const {
     pack(data, examples, workspace.batch);
     check_labels(workspace.batch.labels, workspace.batch.sequences(), labels_.size());
-    const SlotTerms<T> slot = this->training_slot(parameters, gradient, address);
-    PassOptions<T> pass = this->pass_of(slot, true);
-    const Outputs outputs = run(workspace, pass);
-    const double loss = B::cross_entropy(outputs.logits, workspace.batch.labels.data(), static_cast<T>(weight));
-    run_backward(workspace, pass, outputs);
-    return loss;
+    this->bind_training(workspace, parameters, gradient, address);
+    prepare(workspace);
+  }
+
+  /// The second half: adds the gradient of weight · Σ loss, and Σ loss to the runner's. Only calls operations.
+  void run_training(Workspace& workspace, double weight) const {
+    const Outputs outputs = forward(workspace);
+    workspace.run.cross_entropy(outputs.logits, workspace.labels, weight);
+    run_backward(workspace, outputs);
   }
 
   /// Logits (examples, labels), without dropout. Examples are packed into batches of about a thousand rows.
-  std::vector<T> logits(const Adapter<T>& adapter, const Dataset& data, int threads = 0) const {
+  std::vector<Scalar> logits(const Adapter<Scalar>& adapter, const Dataset& data, int threads = 0) const {
     const auto labels = static_cast<std::size_t>(labels_.size());
-    std::vector<T> result(static_cast<std::size_t>(data.size()) * labels);
+    std::vector<Scalar> result(static_cast<std::size_t>(data.size()) * labels);
     this->template for_evaluation_batches<Workspace>(
-        adapter, data, threads, [&](Workspace& workspace, PassOptions<T>& pass, Index first) {
-          const MatrixView<const T> part = run(workspace, pass).logits;
-          std::copy_n(part.data, part.size(), result.begin() + first * static_cast<Index>(labels));
+        adapter, data, threads, [&](Workspace& workspace, Index first) {
+          prepare(workspace);
+          workspace.run.download(forward(workspace).logits, result.data() + first * static_cast<Index>(labels));
         });
     return result;
   }
 
   /// Loss, accuracy, macro F1 and confusion of an adapter. The same bits on any number of threads.
-  Evaluation evaluate(const Adapter<T>& adapter, const Dataset& data, int threads = 0) const {
+  Evaluation evaluate(const Adapter<Scalar>& adapter, const Dataset& data, int threads = 0) const {
     check_labels(data.labels, data.size(), labels_.size());
-    const std::vector<T> all = logits(adapter, data, threads);
-    const auto count = static_cast<Index>(labels_.size());
+    std::vector<RowLoss> losses(static_cast<std::size_t>(data.size()));
+    this->template for_evaluation_batches<Workspace>(
+        adapter, data, threads, [&](Workspace& workspace, Index first) {
+          prepare(workspace);
+          const MatrixView<Element> logits = forward(workspace).logits;
+          workspace.run.row_losses(
+              logits, workspace.labels,
+              std::span(losses).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(logits.rows)));
+        });
     std::vector<std::vector<Index>> confusion(labels_.size(), std::vector<Index>(labels_.size(), 0));
-    for (Index i = 0; i < data.size(); ++i) {
-      const T* row = all.data() + i * count;
-      const auto predicted = static_cast<std::size_t>(std::max_element(row, row + count) - row);
-      ++confusion[static_cast<std::size_t>(data.labels[static_cast<std::size_t>(i)])][predicted];
+    double loss = 0;
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+      loss += losses[i].nll;
+      ++confusion[static_cast<std::size_t>(data.labels[i])][static_cast<std::size_t>(losses[i].best)];
     }
-    const double loss = B::cross_entropy_loss({all.data(), data.size(), count}, data.labels.data());
     return evaluation_from(std::move(confusion), loss);
   }
 
@@ -179,11 +203,11 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   /// What a pass computes: the base's last states, one row per sequence, and the head's output.
   struct Outputs {
     typename Base::LastHidden last;
-    MatrixView<T> pooled, logits;
+    MatrixView<Element> pooled, logits;
   };
 
-  /// Runs the batch in the workspace, forward.
-  Outputs run(Workspace& workspace, PassOptions<T>& pass) const {
+  /// Puts the workspace's batch where operations read it.
+  void prepare(Workspace& workspace) const {
     const PackedBatch& batch = workspace.batch;
     workspace.pooled_rows.clear();
     if (pooling_ != Pooling::mean)
@@ -191,31 +215,42 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
         workspace.pooled_rows.push_back(pooling_ == Pooling::first_token
                                             ? batch.cu_seqlens[static_cast<std::size_t>(s)]
                                             : batch.cu_seqlens[static_cast<std::size_t>(s) + 1] - 1);
+    this->prepare_base(workspace, workspace.pooled_rows);
+    workspace.labels = workspace.run.place(batch.labels);
+    workspace.cu_seqlens = workspace.run.place(batch.cu_seqlens);
+    workspace.run.flush();
+  }
+
+  /// Runs the batch that was prepared.
+  Outputs forward(Workspace& workspace) const {
+    const PackedBatch& batch = workspace.batch;
     Outputs outputs;
-    outputs.last = this->forward(workspace, pass, workspace.pooled_rows);
+    outputs.last = Base::forward(workspace);
     outputs.pooled = outputs.last.after;
     if (pooling_ == Pooling::mean) {
-      outputs.pooled = workspace.arena.matrix(batch.sequences(), base().config().hidden_size);
-      B::mean_rows(outputs.last.after, batch.cu_seqlens, outputs.pooled);
+      outputs.pooled = workspace.run.operand(batch.sequences(), base().config().hidden_size);
+      workspace.run.mean_rows(outputs.last.after, workspace.cu_seqlens, outputs.pooled);
     }
-    outputs.logits = head_.forward(outputs.pooled, batch.segments, pass, workspace.head, workspace.arena);
+    outputs.logits = head_.forward(outputs.pooled, batch.segments, workspace.tables.placed_sequence_numbers,
+                                   workspace.pass, workspace.head, workspace.run);
     return outputs;
   }
 
   /// From the gradient of the logits, which stands in their place.
-  void run_backward(Workspace& workspace, const PassOptions<T>& pass, const Outputs& outputs) const {
-    auto& arena = workspace.arena;
+  void run_backward(Workspace& workspace, const Outputs& outputs) const {
+    auto& run = workspace.run;
     const Index hidden = base().config().hidden_size;
-    const bool into_base = pass.lowest_adapted < base().config().layers;
-    const MatrixView<T> d_pooled = into_base ? arena.matrix(outputs.pooled.rows, hidden) : MatrixView<T>{};
-    head_.backward(outputs.logits, workspace.batch.segments, pass, workspace.head, d_pooled, arena);
+    const bool into_base = workspace.pass.lowest_adapted < base().config().layers;
+    const MatrixView<Element> d_pooled = into_base ? run.matrix(outputs.pooled.rows, hidden) : MatrixView<Element>{};
+    head_.backward(outputs.logits, workspace.batch.segments, workspace.tables.placed_sequence_numbers, workspace.pass,
+                   workspace.head, d_pooled, run);
     if (!into_base) return;
-    MatrixView<T> d_hidden = d_pooled;
+    MatrixView<Element> d_hidden = d_pooled;
     if (pooling_ == Pooling::mean) {
-      d_hidden = arena.matrix(outputs.last.after.rows, hidden);
-      B::mean_rows_backward(d_pooled, workspace.batch.cu_seqlens, d_hidden);
+      d_hidden = run.matrix(outputs.last.after.rows, hidden);
+      run.mean_rows_backward(d_pooled, workspace.cu_seqlens, d_hidden);
     }
-    this->backward(d_hidden, outputs.last, pass, workspace);
+    this->backward(d_hidden, outputs.last, workspace);
   }
 
   std::vector<std::string> labels_;

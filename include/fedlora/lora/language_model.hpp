@@ -33,7 +33,8 @@ requires(Arch::causal) class LanguageModel : public AdaptedBase<Arch, B> {
   using Base = AdaptedBase<Arch, B>;
 
  public:
-  using T = typename B::Scalar;
+  using Scalar = typename B::Scalar;
+  using Element = typename B::Element;
   using Base::base;
   using Base::layout;
   using Base::max_tokens;
@@ -41,7 +42,9 @@ requires(Arch::causal) class LanguageModel : public AdaptedBase<Arch, B> {
   /// Working memory of one worker.
   struct Workspace : Base::Workspace {
     using Base::Workspace::Workspace;
-    std::vector<std::int32_t> rows, targets;
+    std::vector<std::int32_t> rows, targets;  ///< rows that predict a token, and which
+    const std::int32_t* placed_rows = nullptr;
+    const std::int32_t* placed_targets = nullptr;
   };
 
   /// \throws ConfigError for a configuration that fits nothing in the base, or a base without an output layer.
@@ -55,8 +58,8 @@ requires(Arch::causal) class LanguageModel : public AdaptedBase<Arch, B> {
   }
 
   /// A drawn from `seed`, B zero.
-  Adapter<T> initial_adapter(std::uint64_t seed) const {
-    Adapter<T> adapter(layout());
+  Adapter<Scalar> initial_adapter(std::uint64_t seed) const {
+    Adapter<Scalar> adapter(layout());
     initialise_low_rank(this->plan(), seed, adapter);
     return adapter;
   }
@@ -75,24 +78,37 @@ requires(Arch::causal) class LanguageModel : public AdaptedBase<Arch, B> {
 
   /// Adds to `gradient` the gradient of weight · Σ loss over predicted tokens; returns Σ loss.
   double accumulate_gradient(Workspace& workspace, const Dataset& data, std::span<const Index> examples,
-                             std::span<const T> parameters, std::span<T> gradient, double weight,
+                             std::span<const Scalar> parameters, std::span<Scalar> gradient, double weight,
                              const StepAddress& address) const {
+    workspace.run.reset();
+    prepare_training(workspace, data, examples, workspace.run.parameters(parameters),
+                     workspace.run.open_gradient(gradient), address);
+    run_training(workspace, weight);
+    workspace.run.close_gradient(gradient);
+    return workspace.run.take_loss();
+  }
+
+  /// The first half of a training step; see SequenceClassifier.
+  void prepare_training(Workspace& workspace, const Dataset& data, std::span<const Index> examples,
+                        std::span<const Element> parameters, std::span<Scalar> gradient,
+                        const StepAddress& address) const {
     pack(data, examples, workspace.batch);
-    const SlotTerms<T> slot = this->training_slot(parameters, gradient, address);
-    PassOptions<T> pass = this->pass_of(slot, true);
-    const typename Base::LastHidden last = this->forward(workspace, pass, {});
-    const MatrixView<T> d_hidden = workspace.arena.matrix(last.after.rows, last.after.cols);
-    B::fill_zero(d_hidden);
-    double loss = 0;
-    for_predicted_chunks(
-        workspace, last.after,
-        [&](std::span<const std::int32_t> rows, Index first, MatrixView<T> hidden, MatrixView<T> logits) {
-          loss += B::cross_entropy(logits, workspace.targets.data() + first, static_cast<T>(weight));
-          B::linear_backward(logits, base().lm_head, hidden, false);
-          B::scatter_rows_add(hidden, rows, d_hidden);
-        });
-    this->backward(d_hidden, last, pass, workspace);
-    return loss;
+    this->bind_training(workspace, parameters, gradient, address);
+    prepare(workspace);
+  }
+
+  /// The second half.
+  void run_training(Workspace& workspace, double weight) const {
+    auto& run = workspace.run;
+    const typename Base::LastHidden last = this->forward(workspace);
+    const MatrixView<Element> d_hidden = run.matrix(last.after.rows, last.after.cols);
+    run.fill_zero(d_hidden);
+    for_predicted_chunks(workspace, last.after, [&](const Chunk& chunk) {
+      run.cross_entropy(chunk.logits, chunk.targets, weight);
+      run.linear_backward(chunk.logits, base().lm_head, chunk.hidden, false);
+      run.scatter_rows_add(chunk.hidden, chunk.rows, d_hidden);
+    });
+    this->backward(d_hidden, last, workspace);
   }
 
   /// Negative log-likelihood of one sequence, and the number of tokens it predicts.
@@ -103,32 +119,33 @@ requires(Arch::causal) class LanguageModel : public AdaptedBase<Arch, B> {
   };
 
   /// Losses of every example, without dropout.
-  std::vector<SequenceLoss> losses(const Adapter<T>& adapter, const Dataset& data, int threads = 0) const {
+  std::vector<SequenceLoss> losses(const Adapter<Scalar>& adapter, const Dataset& data, int threads = 0) const {
     std::vector<SequenceLoss> result(static_cast<std::size_t>(data.size()));
     this->template for_evaluation_batches<Workspace>(
-        adapter, data, threads, [&](Workspace& workspace, PassOptions<T>& pass, Index first_example) {
-          const MatrixView<T> states = this->forward(workspace, pass, {}).after;
+        adapter, data, threads, [&](Workspace& workspace, Index first_example) {
+          prepare(workspace);
+          const MatrixView<Element> states = this->forward(workspace).after;
           const std::vector<std::int32_t>& cu = workspace.batch.cu_seqlens;
-          for_predicted_chunks(
-              workspace, states,
-              [&](std::span<const std::int32_t> rows, Index first, MatrixView<T>, MatrixView<T> logits) {
-                for (Index i = 0; i < logits.rows; ++i) {
-                  const auto sequence =
-                      std::upper_bound(cu.begin(), cu.end(), rows[static_cast<std::size_t>(i)]) - cu.begin() - 1;
-                  SequenceLoss& loss = result[static_cast<std::size_t>(first_example + sequence)];
-                  const T* row = logits.row(i);
-                  const std::int32_t target = workspace.targets[static_cast<std::size_t>(first + i)];
-                  loss.nll += B::cross_entropy_loss({row, 1, logits.cols}, &target);
-                  loss.right += std::max_element(row, row + logits.cols) - row == target ? 1 : 0;
-                  ++loss.tokens;
-                }
-              });
+          std::vector<RowLoss> losses;
+          for_predicted_chunks(workspace, states, [&](const Chunk& chunk) {
+            losses.resize(static_cast<std::size_t>(chunk.logits.rows));
+            workspace.run.row_losses(chunk.logits, chunk.targets, losses);
+            for (std::size_t i = 0; i < losses.size(); ++i) {
+              const std::size_t predicting = static_cast<std::size_t>(chunk.first) + i;
+              const auto sequence =
+                  std::upper_bound(cu.begin(), cu.end(), workspace.rows[predicting]) - cu.begin() - 1;
+              SequenceLoss& loss = result[static_cast<std::size_t>(first_example + sequence)];
+              loss.nll += losses[i].nll;
+              loss.right += losses[i].best == workspace.targets[predicting] ? 1 : 0;
+              ++loss.tokens;
+            }
+          });
         });
     return result;
   }
 
   /// Mean loss per predicted token, and how often the largest logit was right. The same bits on any number of threads.
-  Evaluation evaluate(const Adapter<T>& adapter, const Dataset& data, int threads = 0) const {
+  Evaluation evaluate(const Adapter<Scalar>& adapter, const Dataset& data, int threads = 0) const {
     Evaluation result;
     Index right = 0;
     for (const SequenceLoss& loss : losses(adapter, data, threads)) {
@@ -142,29 +159,37 @@ requires(Arch::causal) class LanguageModel : public AdaptedBase<Arch, B> {
   }
 
   /// Logits (tokens, vocabulary) of every position of one sequence, without dropout.
-  std::vector<T> logits(const Adapter<T>& adapter, std::span<const std::int32_t> tokens) const {
+  std::vector<Scalar> logits(const Adapter<Scalar>& adapter, std::span<const std::int32_t> tokens) const {
     [[maybe_unused]] const typename B::ThreadScope scope{};
     Dataset data;
     data.append(tokens, std::vector<std::int32_t>(tokens.size(), 0));
     Workspace workspace(this->backend());
     const Index first = 0;
     pack(data, {&first, 1}, workspace.batch);
-    const SlotTerms<T> slot = this->evaluation_slot(adapter);
-    PassOptions<T> pass = this->pass_of(slot, false);
-    const MatrixView<T> hidden = this->forward(workspace, pass, {}).after;
-    std::vector<T> result(tokens.size() * static_cast<std::size_t>(base().config().vocab_size));
-    B::linear_forward(hidden, base().lm_head, nullptr,
-                      {result.data(), static_cast<Index>(tokens.size()), base().config().vocab_size});
+    this->bind_evaluation(workspace, adapter);
+    prepare(workspace);
+    const MatrixView<Element> hidden = this->forward(workspace).after;
+    const MatrixView<Element> logits = workspace.run.matrix(hidden.rows, base().config().vocab_size);
+    workspace.run.linear_forward(hidden, base().lm_head, nullptr, logits);
+    std::vector<Scalar> result(tokens.size() * static_cast<std::size_t>(base().config().vocab_size));
+    workspace.run.download(logits, result.data());
     return result;
   }
 
  private:
   static constexpr Index chunk_rows = 256;
 
-  /// Calls `body(rows, first, hidden, logits)` for the rows that predict a token, a chunk at a time: `rows` of the
-  /// batch, number `first` on of all that predict; their states `hidden` and `logits` are copies in the arena.
-  template <class Body>
-  void for_predicted_chunks(Workspace& workspace, MatrixView<const T> states, Body&& body) const {
+  /// Rows that predict a token: number `first` on of all of the batch that do.
+  struct Chunk {
+    Index first;
+    const std::int32_t* rows;              ///< of the batch, placed
+    const std::int32_t* targets;           ///< what they predict, placed
+    MatrixView<Element> hidden, logits;  ///< their states, and what the output layer makes of them
+  };
+
+  /// Puts the workspace's batch where operations read it.
+  void prepare(Workspace& workspace) const {
+    this->prepare_base(workspace, {});
     const PackedBatch& batch = workspace.batch;
     workspace.rows.clear();
     workspace.targets.clear();
@@ -174,16 +199,24 @@ requires(Arch::causal) class LanguageModel : public AdaptedBase<Arch, B> {
         workspace.rows.push_back(row);
         workspace.targets.push_back(batch.tokens[static_cast<std::size_t>(row) + 1]);
       }
+    workspace.placed_rows = workspace.run.place(workspace.rows);
+    workspace.placed_targets = workspace.run.place(workspace.targets);
+    workspace.run.flush();
+  }
+
+  /// Calls `body(chunk)` for the rows that predict a token, a chunk at a time.
+  template <class Body>
+  void for_predicted_chunks(Workspace& workspace, MatrixView<const Element> states, Body&& body) const {
+    auto& run = workspace.run;
     const auto predicted = static_cast<Index>(workspace.rows.size());
     for (Index first = 0; first < predicted; first += chunk_rows) {
       const Index count = std::min(chunk_rows, predicted - first);
-      const auto scope = workspace.arena.scope();
-      const std::span<const std::int32_t> rows(workspace.rows.data() + first, static_cast<std::size_t>(count));
-      const MatrixView<T> hidden = workspace.arena.matrix(count, states.cols);
-      const MatrixView<T> logits = workspace.arena.matrix(count, base().config().vocab_size);
-      B::gather_rows(states, rows, hidden);
-      B::linear_forward(hidden, base().lm_head, nullptr, logits);
-      body(rows, first, hidden, logits);
+      const auto scope = run.scope();
+      const Chunk chunk = {first, workspace.placed_rows + first, workspace.placed_targets + first,
+                           run.operand(count, states.cols), run.matrix(count, base().config().vocab_size)};
+      run.gather_rows(states, chunk.rows, chunk.hidden);
+      run.linear_forward(chunk.hidden, base().lm_head, nullptr, chunk.logits);
+      body(chunk);
     }
   }
 };

@@ -15,12 +15,12 @@
 namespace fedlora {
 
 /// A linear layer of the head that a slot trains whole; empty `weight` where the checkpoint's own is used.
-template <class T>
+template <class T, class Sum = T>
 struct DenseTerm {
   MatrixView<const T> weight;  ///< (out, in)
   const T* bias = nullptr;
-  MatrixView<T> grad_weight;  ///< added to; empty in evaluation
-  T* grad_bias = nullptr;
+  MatrixView<Sum> grad_weight;  ///< added to; empty in evaluation
+  Sum* grad_bias = nullptr;
 };
 
 /// Probabilities of the checkpoint's own dropouts during training; the adapter's is LoraConfig's.
@@ -31,13 +31,13 @@ struct BaseDropouts {
 };
 
 /// The low-rank terms of one slot (one client's adapter), by layer and linear layer; an empty `a` where there is none.
-template <class T>
+template <class T, class Sum = T>
 struct SlotTerms {
-  std::vector<LowRankTerm<T>> layers;  ///< layer * layer_linears + LayerLinear
-  std::vector<LowRankTerm<T>> head;    ///< by head layer
-  std::vector<DenseTerm<T>> dense;     ///< by head layer
-  StepAddress address;                 ///< names the randomness of this pass
-  double adapter_dropout = 0;          ///< 0 in evaluation
+  std::vector<LowRankTerm<T, Sum>> layers;  ///< layer * layer_linears + LayerLinear
+  std::vector<LowRankTerm<T, Sum>> head;    ///< by head layer
+  std::vector<DenseTerm<T, Sum>> dense;     ///< by head layer
+  StepAddress address;                      ///< names the randomness of this pass
+  double adapter_dropout = 0;               ///< 0 in evaluation
 };
 
 /// Rows of a set that share a slot.
@@ -48,13 +48,20 @@ struct RowSegment {
 };
 
 /// What one pass through the model is asked for.
-template <class T>
+template <class T, class Sum = T>
 struct PassOptions {
-  std::span<const SlotTerms<T>> slots;
+  std::span<const SlotTerms<T, Sum>> slots;
   bool training = false;     ///< states are kept for backward, and dropouts are on
   BaseDropouts dropouts;     ///< read in training only
   bool pooled_only = false;  ///< the last block computes only the rows in BatchTables::pooled
   Index lowest_adapted = 0;  ///< backward stops below this block; the number of blocks when none is adapted
+};
+
+/// The tables of a row set where the backend's operations read them.
+struct PlacedRows {
+  const std::int32_t* rows = nullptr;
+  const std::int32_t* numbers = nullptr;
+  const std::int32_t* positions = nullptr;
 };
 
 /// A set of rows of the batch: all of them, or one per sequence (the rows that the head will read).
@@ -65,12 +72,21 @@ struct RowSet {
   std::vector<RowSegment> segments;     ///< over this set
   std::vector<AttentionSpan> spans;     ///< queries are rows of this set, keys rows of the batch
   Index count = 0;
+  PlacedRows placed;
+
+  /// Puts the tables where `runner` reads them, until its next `reset`.
+  template <class Runner>
+  void place(Runner& runner) {
+    placed = {rows.empty() ? nullptr : runner.place(rows), runner.place(numbers), runner.place(positions)};
+  }
 };
 
 /// The tables of one pass. Built once per batch, read by every layer.
 struct BatchTables {
   RowSet all;
   RowSet pooled;  ///< count 0 when no single row stands for a sequence
+  std::vector<std::int32_t> sequence_numbers;  ///< the client's own number of each sequence
+  const std::int32_t* placed_sequence_numbers = nullptr;
 
   /// `segments` cover the sequences; `pooled_rows` names one row per sequence, or is empty.
   void build(std::span<const std::int32_t> cu_seqlens, std::span<const Segment> segments,
@@ -78,6 +94,7 @@ struct BatchTables {
     const auto sequences = static_cast<Index>(cu_seqlens.size()) - 1;
     all = {};
     pooled = {};
+    sequence_numbers.assign(static_cast<std::size_t>(sequences), 0);
     all.count = cu_seqlens.back();
     all.numbers.resize(static_cast<std::size_t>(all.count));
     all.positions.resize(static_cast<std::size_t>(all.count));
@@ -85,6 +102,8 @@ struct BatchTables {
       const Index first = cu_seqlens[static_cast<std::size_t>(segment.first_sequence)];
       const Index last = cu_seqlens[static_cast<std::size_t>(segment.last_sequence)];
       all.segments.push_back({first, last, segment.slot});
+      for (std::int32_t s = segment.first_sequence; s < segment.last_sequence; ++s)
+        sequence_numbers[static_cast<std::size_t>(s)] = s - segment.first_sequence;
       for (Index row = first; row < last; ++row)
         all.numbers[static_cast<std::size_t>(row)] = static_cast<std::int32_t>(row - first);
     }

@@ -111,6 +111,15 @@ inline double read_probability(const Json& json, std::string_view field, std::st
   return value;
 }
 
+/// What is added to a variance before its root.
+inline double read_norm_eps(const Json& json, std::string_view field, std::string_view file, double fallback) {
+  const auto value = json_get_or<double>(json, field, file, fallback);
+  if (!(value > 0 && value <= 1))
+    fail<ConfigError>(std::string(file) + ", field " + std::string(field), "a number above 0, at most 1",
+                      std::to_string(value));
+  return value;
+}
+
 inline Index read_size(const Json& json, std::string_view field, std::string_view file,
                        Index largest = Index{1} << 24) {
   const auto value = json_get<Index>(json, field, file);
@@ -123,6 +132,9 @@ inline Index read_size(const Json& json, std::string_view field, std::string_vie
 /// Fields that all families write alike, and the checks that hold for all.
 inline void read_common(const Json& json, std::string_view file, ModelConfig& config) {
   config.initializer_range = json_get_or<double>(json, "initializer_range", file, 0.02);
+  if (!(config.initializer_range >= 0 && config.initializer_range <= 100))
+    fail<ConfigError>(std::string(file) + ", field initializer_range", "a deviation from 0 to 100",
+                      std::to_string(config.initializer_range));
   config.architectures = json_get_or<std::vector<std::string>>(json, "architectures", file, {});
   const auto labels = json_get_or<std::map<std::string, std::string>>(json, "id2label", file, {});
   config.id2label.resize(labels.size());

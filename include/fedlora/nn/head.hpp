@@ -21,8 +21,11 @@ namespace fedlora {
 template <Backend B>
 class ClassificationHead {
  public:
-  using T = typename B::Scalar;
-  using Arena = typename B::Arena;
+  using T = typename B::Element;
+  using Sum = typename B::Scalar;
+  using Runner = typename B::Runner;
+  using Options = PassOptions<T, Sum>;
+  using Slot = SlotTerms<T, Sum>;
 
   /// What forward leaves for backward, by layer.
   struct State {
@@ -37,38 +40,39 @@ class ClassificationHead {
 
   const std::vector<HeadLayer>& layers() const { return layers_; }
 
-  /// logits (sequences, labels) of pooled rows x (sequences, hidden), in the arena.
-  MatrixView<T> forward(MatrixView<const T> x, std::span<const Segment> segments, const PassOptions<T>& options,
-                        std::vector<State>& states, Arena& arena) const {
+  /// logits (sequences, labels) of pooled rows x (sequences, hidden), in the runner's memory.
+  /// `numbers` is the client's own number of each sequence, placed.
+  MatrixView<T> forward(MatrixView<const T> x, std::span<const Segment> segments, const std::int32_t* numbers,
+                        const Options& options, std::vector<State>& states, Runner& run) const {
     states.assign(layers_.size(), {});
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       const HeadLayer& layer = layers_[i];
       State& state = states[i];
-      state.x = arena.matrix(x.rows, layer.in);
-      state.y = arena.matrix(x.rows, layer.out);
+      state.x = run.operand(x.rows, layer.in);
+      state.y = run.matrix(x.rows, layer.out);
       Index rank = 0;
-      for (const SlotTerms<T>& slot : options.slots) rank = std::max(rank, slot.head[i].rank());
-      if (rank > 0) state.s = arena.matrix(x.rows, rank);
-      const std::vector<std::int32_t> numbers = sequence_numbers(segments, x.rows);
-      B::copy(x, state.x);
+      for (const Slot& slot : options.slots) rank = std::max(rank, slot.head[i].rank());
+      if (rank > 0) state.s = run.matrix(x.rows, rank);
+      run.copy(x, state.x);
       for (const Segment& segment : segments) {
-        const SlotTerms<T>& slot = options.slots[static_cast<std::size_t>(segment.slot)];
+        const Slot& slot = options.slots[static_cast<std::size_t>(segment.slot)];
         if (drops(layer, options))
-          B::dropout(dropout(slot, Purpose::head_dropout, options.dropouts.classifier, i), state.x, state.x,
-                     numbers.data(), segment.first_sequence, segment.last_sequence);
+          run.dropout(dropout(slot, Purpose::head_dropout, options.dropouts.classifier, i), state.x, state.x,
+                     numbers, segment.first_sequence, segment.last_sequence);
         const MatrixView<const T> in = state.x.rows_between(segment.first_sequence, segment.last_sequence);
         const MatrixView<T> out = state.y.rows_between(segment.first_sequence, segment.last_sequence);
         if (slot.dense[i].weight.empty())
-          B::linear_forward(in, frozen_[i].weight, frozen_[i].template bias_data<T>(), out);
+          with_part(slot, i, segment, state, numbers, [&](LinearPart<T, Sum>& part) {
+            part.bias = frozen_[i].template bias_data<T>();
+            part.y = out;
+            run.linear_forward(in, {&part, 1});
+          });
         else
-          B::dense_forward(in, slot.dense[i].weight, slot.dense[i].bias, out);
-        if (!slot.head[i].a.empty())
-          B::low_rank_forward(state.x, term(slot, i, segment, numbers), columns(state.s, slot.head[i].rank()), state.y,
-                              arena);
+          run.dense_forward(in, slot.dense[i].weight, slot.dense[i].bias, out);
       }
       if (layer.activated) {
-        const MatrixView<T> activated = arena.matrix(x.rows, layer.out);
-        B::activation_forward(layer.activation, state.y, nullptr, activated);
+        const MatrixView<T> activated = run.matrix(x.rows, layer.out);
+        run.activation_forward(layer.activation, state.y, nullptr, activated);
         x = activated;
       } else {
         x = state.y;
@@ -79,31 +83,29 @@ class ClassificationHead {
 
   /// Given the gradient of the logits (overwritten), adds the slots' gradients; writes dx (sequences, hidden) unless
   /// empty.
-  void backward(MatrixView<T> dy, std::span<const Segment> segments, const PassOptions<T>& options,
-                std::span<const State> states, MatrixView<T> dx, Arena& arena) const {
-    const std::vector<std::int32_t> numbers = sequence_numbers(segments, dy.rows);
+  void backward(MatrixView<T> dy, std::span<const Segment> segments, const std::int32_t* numbers,
+                const Options& options, std::span<const State> states, MatrixView<T> dx, Runner& run) const {
     for (std::size_t i = layers_.size(); i-- > 0;) {
       const HeadLayer& layer = layers_[i];
       const State& state = states[i];
-      if (layer.activated) B::activation_backward(layer.activation, state.y, nullptr, dy);
-      const MatrixView<T> d_in = i > 0 ? arena.matrix(dy.rows, layer.in) : dx;
+      if (layer.activated) run.activation_backward(layer.activation, state.y, nullptr, dy);
+      const MatrixView<T> d_in = i > 0 ? run.matrix(dy.rows, layer.in) : dx;
       for (const Segment& segment : segments) {
-        const SlotTerms<T>& slot = options.slots[static_cast<std::size_t>(segment.slot)];
-        const DenseTerm<T>& dense = slot.dense[i];
+        const Slot& slot = options.slots[static_cast<std::size_t>(segment.slot)];
+        const DenseTerm<T, Sum>& dense = slot.dense[i];
         const MatrixView<const T> d_out = dy.rows_between(segment.first_sequence, segment.last_sequence);
         const MatrixView<T> d_segment =
             d_in.empty() ? d_in : d_in.rows_between(segment.first_sequence, segment.last_sequence);
-        if (dense.weight.empty()) {
-          if (!d_segment.empty()) B::linear_backward(d_out, frozen_[i].weight, d_segment, false);
-        } else {
-          B::dense_backward(d_out, state.x.rows_between(segment.first_sequence, segment.last_sequence), dense.weight,
-                            dense.grad_weight, dense.grad_bias, d_segment);
-        }
-        if (!slot.head[i].a.empty())
-          B::low_rank_backward(dy, state.x, columns(state.s, slot.head[i].rank()), term(slot, i, segment, numbers),
-                               d_in, arena);
+        const MatrixView<const T> in = state.x.rows_between(segment.first_sequence, segment.last_sequence);
+        if (dense.weight.empty())
+          with_part(slot, i, segment, state, numbers, [&](LinearPart<T, Sum>& part) {
+            part.dy = d_out;
+            run.linear_backward(in, {&part, 1}, d_segment, false);
+          });
+        else
+          run.dense_backward(d_out, in, dense.weight, dense.grad_weight, dense.grad_bias, d_segment);
         if (drops(layer, options) && !d_in.empty())
-          B::dropout(dropout(slot, Purpose::head_dropout, options.dropouts.classifier, i), d_in, d_in, numbers.data(),
+          run.dropout(dropout(slot, Purpose::head_dropout, options.dropouts.classifier, i), d_in, d_in, numbers,
                      segment.first_sequence, segment.last_sequence);
       }
       dy = d_in;
@@ -111,35 +113,32 @@ class ClassificationHead {
   }
 
  private:
-  static bool drops(const HeadLayer& layer, const PassOptions<T>& options) {
+  static bool drops(const HeadLayer& layer, const Options& options) {
     return layer.dropout_before && options.training && options.dropouts.classifier > 0;
   }
 
-  static Dropout dropout(const SlotTerms<T>& slot, Purpose purpose, double probability, std::size_t layer) {
+  static Dropout dropout(const Slot& slot, Purpose purpose, double probability, std::size_t layer) {
     const StepAddress& at = slot.address;
     // Head layers are numbered past any block's, so that their masks are their own.
     return Dropout(derive_key(at.seed, purpose, at.round, at.client, at.step, at.micro, Index{1} << 20, layer),
                    probability);
   }
 
-  static LowRankTerm<T> term(const SlotTerms<T>& slot, std::size_t layer, const Segment& segment,
-                             const std::vector<std::int32_t>& numbers) {
-    LowRankTerm<T> term = slot.head[layer];
-    term.begin = segment.first_sequence;
-    term.end = segment.last_sequence;
-    term.row_numbers = numbers.data();
-    if (slot.adapter_dropout > 0) term.dropout = dropout(slot, Purpose::adapter_dropout, slot.adapter_dropout, layer);
-    return term;
-  }
-
-  static MatrixView<T> columns(MatrixView<T> s, Index count) { return {s.data, s.rows, count, s.stride}; }
-
-  static std::vector<std::int32_t> sequence_numbers(std::span<const Segment> segments, Index sequences) {
-    std::vector<std::int32_t> numbers(static_cast<std::size_t>(sequences));
-    for (const Segment& segment : segments)
-      for (Index s = segment.first_sequence; s < segment.last_sequence; ++s)
-        numbers[static_cast<std::size_t>(s)] = static_cast<std::int32_t>(s - segment.first_sequence);
-    return numbers;
+  /// Calls `body` with a frozen layer and, where the slot has one, its low-rank term, over the segment's own rows.
+  template <class Body>
+  void with_part(const Slot& slot, std::size_t layer, const Segment& segment, const State& state,
+                 const std::int32_t* numbers, Body&& body) const {
+    LinearPart<T, Sum> part;
+    part.weight = &frozen_[layer].weight;
+    LowRankTerm<T, Sum> term = slot.head[layer];
+    if (!term.a.empty()) {
+      term.end = segment.last_sequence - segment.first_sequence;
+      term.row_numbers = numbers + segment.first_sequence;
+      if (slot.adapter_dropout > 0) term.dropout = dropout(slot, Purpose::adapter_dropout, slot.adapter_dropout, layer);
+      part.terms = {&term, 1};
+      part.s = state.s.rows_between(segment.first_sequence, segment.last_sequence);
+    }
+    body(part);
   }
 
   std::vector<HeadLayer> layers_;

@@ -24,15 +24,13 @@ namespace fedlora {
 /// Working memory of one worker, for any model of backend B. It belongs to whoever runs, not to a client.
 template <Backend B>
 struct TransformerWorkspace {
-  using T = typename B::Scalar;
+  explicit TransformerWorkspace(const B& backend) : run(backend) {}
 
-  TransformerWorkspace() = default;
-  explicit TransformerWorkspace(const B&) {}
-
-  typename B::Arena arena;
+  typename B::Runner run;  ///< computes, and holds what it computes with
   BatchTables tables;
-  std::vector<BlockState<T>> blocks;
-  std::vector<T> cosines, sines;  ///< rotary tables, grown to the longest sequence seen
+  std::vector<BlockState<typename B::Element, typename B::Scalar>> blocks;
+  typename B::Runner::AttentionTable attention_all, attention_pooled;
+  std::vector<const std::int32_t*> ids;  ///< of every row, by embedding table, placed
   std::vector<std::int32_t> position_rows;
 };
 
@@ -42,7 +40,9 @@ template <Architecture Arch_, Backend B>
 class Transformer {
  public:
   using Arch = Arch_;
-  using T = typename B::Scalar;
+  using T = typename B::Element;
+  using Sum = typename B::Scalar;
+  using Options = PassOptions<T, Sum>;
   using Workspace = TransformerWorkspace<B>;
 
   /// Takes every tensor of the base. \throws FormatError naming file and tensor when one is missing or misshapen.
@@ -105,23 +105,41 @@ class Transformer {
                          "1 to " + std::to_string(config_.max_positions) + " tokens", std::to_string(length));
   }
 
-  /// Runs the base over a packed batch (tokens, token_types: one per row) whose tables are in the workspace. Returns
-  /// the last hidden states, (rows, hidden) or (sequences, hidden) when `pooled_only`, in the workspace's arena.
-  MatrixView<T> forward(std::span<const std::int32_t> tokens, std::span<const std::int32_t> token_types,
-                        const PassOptions<T>& options, Workspace& workspace) const {
-    auto& arena = workspace.arena;
-    const BatchTables& tables = workspace.tables;
+  /// Puts a packed batch (tokens, token_types: one per row) and its tables, which are in the workspace, where the runner
+  /// reads them. What `tokens` and `token_types` view must live until the pass is over.
+  void prepare(std::span<const std::int32_t> tokens, std::span<const std::int32_t> token_types, const Options& options,
+               Workspace& workspace) const {
+    auto& run = workspace.run;
+    BatchTables& tables = workspace.tables;
+    run.expect(tables.all.count);
+    workspace.ids = {run.place(tokens)};
+    if constexpr (Arch::positions == Positions::learned) {
+      workspace.position_rows.resize(tables.all.positions.size());
+      for (std::size_t i = 0; i < workspace.position_rows.size(); ++i)
+        workspace.position_rows[i] = tables.all.positions[i] + static_cast<std::int32_t>(config_.position_offset);
+      workspace.ids.push_back(run.place(workspace.position_rows));
+    }
+    if (config_.token_types > 0) workspace.ids.push_back(run.place(token_types));
+    tables.placed_sequence_numbers = run.place(tables.sequence_numbers);
+    workspace.attention_all = place_rows(options, tables.all, run);
+    if (tables.pooled.count > 0) workspace.attention_pooled = place_rows(options, tables.pooled, run);
     prepare_rotation(workspace);
+  }
+
+  /// Runs the base over the batch that was prepared. Returns the last hidden states, (rows, hidden) or (sequences, hidden) when `pooled_only`, in the runner's memory.
+  MatrixView<T> forward(const Options& options, Workspace& workspace) const {
+    auto& run = workspace.run;
+    const BatchTables& tables = workspace.tables;
     workspace.blocks.assign(blocks_.size(), {});
-    MatrixView<T> x = arena.matrix(tables.all.count, config_.hidden_size);
-    embed(tokens, token_types, options, workspace, x);
+    MatrixView<T> x = run.operand(tables.all.count, config_.hidden_size);
+    embed(options, workspace, x);
     MatrixView<T> other;  // blocks that keep nothing write to x and to this in turn
     for (Index layer = 0; layer < config_.layers; ++layer) {
       const bool pooled = options.pooled_only && layer + 1 == config_.layers;
       const bool keep = options.training && layer >= options.lowest_adapted;
-      BlockState<T>& state = workspace.blocks[static_cast<std::size_t>(layer)];
+      auto& state = workspace.blocks[static_cast<std::size_t>(layer)];
       if (keep || pooled || other.empty()) {
-        const MatrixView<T> y = arena.matrix(pooled ? tables.pooled.count : tables.all.count, config_.hidden_size);
+        const MatrixView<T> y = run.operand(pooled ? tables.pooled.count : tables.all.count, config_.hidden_size);
         if (!keep) other = x;
         forward_block(layer, pooled, options, workspace, x, y, keep, state);
         x = y;
@@ -135,24 +153,24 @@ class Transformer {
 
   /// y = final norm of x, for families that have one (`has_final_norm`); statistics is (rows, 2), for backward. y may
   /// be x only when nothing goes backward.
-  void final_norm(MatrixView<T> x, MatrixView<T> y, MatrixView<T> statistics) const {
-    B::norm_forward(Arch::norm, x, final_norm_.template gamma_data<T>(), final_norm_.template beta_data<T>(),
+  void final_norm(MatrixView<T> x, MatrixView<T> y, MatrixView<Sum> statistics, Workspace& workspace) const {
+    workspace.run.norm_forward(Arch::norm, x, final_norm_.template gamma_data<T>(), final_norm_.template beta_data<T>(),
                     config_.norm_eps, y, statistics);
   }
-  void final_norm_backward(MatrixView<const T> dy, MatrixView<const T> x, MatrixView<const T> statistics,
-                           MatrixView<T> dx) const {
-    B::norm_backward(Arch::norm, dy, x, statistics, final_norm_.template gamma_data<T>(), dx, false);
+  void final_norm_backward(MatrixView<const T> dy, MatrixView<const T> x, MatrixView<const Sum> statistics,
+                           MatrixView<T> dx, Workspace& workspace) const {
+    workspace.run.norm_backward(Arch::norm, dy, x, statistics, final_norm_.template gamma_data<T>(), dx, false);
   }
   static constexpr bool has_final_norm = !Arch::names.final_norm.empty();
 
   /// Given the gradient of what `forward` returned, adds the gradients of all adapters. Overwrites nothing but the
-  /// arena.
-  void backward(MatrixView<const T> dy, const PassOptions<T>& options, Workspace& workspace) const {
-    auto& arena = workspace.arena;
+  /// runner's memory.
+  void backward(MatrixView<const T> dy, const Options& options, Workspace& workspace) const {
+    auto& run = workspace.run;
     if (options.lowest_adapted >= config_.layers) return;
-    const auto scope = arena.scope();
-    MatrixView<T> buffers[2] = {arena.matrix(workspace.tables.all.count, config_.hidden_size),
-                                arena.matrix(workspace.tables.all.count, config_.hidden_size)};
+    const auto scope = run.scope();
+    MatrixView<T> buffers[2] = {run.operand(workspace.tables.all.count, config_.hidden_size),
+                                run.operand(workspace.tables.all.count, config_.hidden_size)};
     for (Index layer = config_.layers - 1; layer >= options.lowest_adapted; --layer) {
       const bool pooled = options.pooled_only && layer + 1 == config_.layers;
       const MatrixView<T> dx = buffers[layer % 2];
@@ -163,10 +181,10 @@ class Transformer {
   }
 
  private:
-  void forward_block(Index layer, bool pooled, const PassOptions<T>& options, Workspace& workspace, MatrixView<T> x,
-                     MatrixView<T> y, bool keep, BlockState<T>& state) const {
+  void forward_block(Index layer, bool pooled, const Options& options, Workspace& workspace, MatrixView<T> x,
+                     MatrixView<T> y, bool keep, BlockState<T, Sum>& state) const {
     if (keep) return pass(layer, pooled, options, workspace).forward(x, y, state);
-    const auto scope = workspace.arena.scope();
+    const auto scope = workspace.run.scope();
     pass(layer, pooled, options, workspace).forward(x, y, state);
   }
 
@@ -185,24 +203,21 @@ class Transformer {
     return load_norm(load, name, config_.hidden_size);
   }
 
-  BlockPass<Arch, B> pass(Index layer, bool pooled, const PassOptions<T>& options, Workspace& workspace) const {
-    const Index half = config_.head_dim / 2;
-    const Index positions = half > 0 ? static_cast<Index>(workspace.cosines.size()) / half : 0;
+  BlockPass<Arch, B> pass(Index layer, bool pooled, const Options& options, Workspace& workspace) const {
     return {config_,
             blocks_[static_cast<std::size_t>(layer)],
             layer,
             workspace.tables,
             pooled,
+            pooled ? workspace.attention_pooled : workspace.attention_all,
             options,
-            {workspace.cosines.data(), positions, half},
-            {workspace.sines.data(), positions, half},
-            workspace.arena};
+            workspace.run};
   }
 
-  BlockReach reach(Index layer, const PassOptions<T>& options) const {
+  BlockReach reach(Index layer, const Options& options) const {
     if (layer > options.lowest_adapted) return {};
     const auto any = [&](std::initializer_list<LayerLinear> linears) {
-      for (const SlotTerms<T>& slot : options.slots)
+      for (const SlotTerms<T, Sum>& slot : options.slots)
         for (const LayerLinear which : linears)
           if (!slot.layers[static_cast<std::size_t>(layer) * layer_linears + static_cast<std::size_t>(which)].a.empty())
             return true;
@@ -215,34 +230,39 @@ class Transformer {
     return reach;
   }
 
-  void embed(std::span<const std::int32_t> tokens, std::span<const std::int32_t> token_types,
-             const PassOptions<T>& options, Workspace& workspace, MatrixView<T> x) const {
+  void embed(const Options& options, Workspace& workspace, MatrixView<T> x) const {
     const RowSet& rows = workspace.tables.all;
     std::vector<MatrixView<const T>> embeddings = {word_.view<T>()};
-    std::vector<const std::int32_t*> ids = {tokens.data()};
-    if constexpr (Arch::positions == Positions::learned) {
-      workspace.position_rows.resize(rows.positions.size());
-      for (std::size_t i = 0; i < rows.positions.size(); ++i)
-        workspace.position_rows[i] = rows.positions[i] + static_cast<std::int32_t>(config_.position_offset);
-      embeddings.push_back(position_.view<T>());
-      ids.push_back(workspace.position_rows.data());
-    }
-    if (config_.token_types > 0) {
-      embeddings.push_back(token_type_.view<T>());
-      ids.push_back(token_types.data());
-    }
-    B::embed(embeddings, ids, x);
+    if constexpr (Arch::positions == Positions::learned) embeddings.push_back(position_.view<T>());
+    if (config_.token_types > 0) embeddings.push_back(token_type_.view<T>());
+    workspace.run.embed(embeddings, workspace.ids, x);
     if (embedding_norm_.gamma.empty()) return;
-    const auto scope = workspace.arena.scope();
-    B::norm_forward(Arch::norm, x, embedding_norm_.template gamma_data<T>(), embedding_norm_.template beta_data<T>(),
-                    config_.norm_eps, x, workspace.arena.matrix(x.rows, 2));
+    const auto scope = workspace.run.scope();
+    workspace.run.norm_forward(Arch::norm, x, embedding_norm_.template gamma_data<T>(), embedding_norm_.template beta_data<T>(),
+                    config_.norm_eps, x, workspace.run.statistics(x.rows));
     if (!options.training || options.dropouts.hidden <= 0) return;
     for (const RowSegment& segment : rows.segments) {
       const StepAddress& at = options.slots[static_cast<std::size_t>(segment.slot)].address;
       const Dropout dropout(derive_key(at.seed, Purpose::embedding_dropout, at.round, at.client, at.step, at.micro),
                             options.dropouts.hidden);
-      B::dropout(dropout, x, x, rows.numbers.data(), segment.begin, segment.end);
+      workspace.run.dropout(dropout, x, x, rows.placed.numbers, segment.begin, segment.end);
     }
+  }
+
+  /// Puts the tables of a row set where the runner reads them; its sequences get the dropout of their segment.
+  static typename B::Runner::AttentionTable place_rows(const Options& options, RowSet& rows,
+                                                       typename B::Runner& run) {
+    rows.place(run);
+    if (options.training && options.dropouts.attention > 0)
+      for (const RowSegment& segment : rows.segments) {
+        const StepAddress& at = options.slots[static_cast<std::size_t>(segment.slot)].address;
+        const Dropout dropout(derive_key(at.seed, Purpose::attention_dropout, at.round, at.client, at.step, at.micro),
+                              options.dropouts.attention);
+        for (AttentionSpan& span : rows.spans)
+          if (span.query_begin >= segment.begin && span.query_begin < segment.end) span.dropout = dropout;
+      }
+    // Without positions attention takes query i for the i-th row of its sequence.
+    return run.place(rows.spans, rows.rows.empty() ? nullptr : rows.placed.positions, rows.placed.numbers);
   }
 
   /// cos and sin of position · frequency, in double, for every position the batch has.
@@ -251,20 +271,20 @@ class Transformer {
       Index longest = 0;
       for (const std::int32_t position : workspace.tables.all.positions)
         longest = std::max<Index>(longest, position + 1);
-      const Index half = config_.head_dim / 2;
-      const Index have = static_cast<Index>(workspace.cosines.size()) / half;
+      const Index have = workspace.run.rotary_positions();
       if (longest <= have) return;
       longest = std::min(std::max(longest, 2 * have), std::max(longest, config_.max_positions));
-      workspace.cosines.resize(static_cast<std::size_t>(longest * half));
-      workspace.sines.resize(static_cast<std::size_t>(longest * half));
+      const Index half = config_.head_dim / 2;
+      std::vector<Sum> cosines(static_cast<std::size_t>(longest * half)), sines(cosines.size());
       for (Index d = 0; d < half; ++d) {
         const double frequency = rotary_frequency(d);
-        for (Index position = have; position < longest; ++position) {
+        for (Index position = 0; position < longest; ++position) {
           const double angle = static_cast<double>(position) * frequency;
-          workspace.cosines[static_cast<std::size_t>(position * half + d)] = static_cast<T>(std::cos(angle));
-          workspace.sines[static_cast<std::size_t>(position * half + d)] = static_cast<T>(std::sin(angle));
+          cosines[static_cast<std::size_t>(position * half + d)] = static_cast<Sum>(std::cos(angle));
+          sines[static_cast<std::size_t>(position * half + d)] = static_cast<Sum>(std::sin(angle));
         }
       }
+      workspace.run.set_rotary(longest, std::move(cosines), std::move(sines));
     }
   }
 

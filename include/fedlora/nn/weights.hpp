@@ -24,8 +24,8 @@ class WeightLoader {
  public:
   /// `prefix` ("bert.") is what the base's tensors may begin with; it is used when `probe` (a tensor every checkpoint
   /// of the family has, named without it) is found with it.
-  WeightLoader(TensorFinder find, std::string checkpoint, std::string_view prefix, const std::string& probe)
-      : find_(std::move(find)), checkpoint_(std::move(checkpoint)) {
+  WeightLoader(B backend, TensorFinder find, std::string checkpoint, std::string_view prefix, const std::string& probe)
+      : backend_(std::move(backend)), find_(std::move(find)), checkpoint_(std::move(checkpoint)) {
     if (find_(std::string(prefix) + probe) != nullptr) prefix_ = prefix;
   }
 
@@ -62,9 +62,10 @@ class WeightLoader {
     if (tensor == nullptr) fail<FormatError>(where, "a tensor of shape " + shape_text(shape), "no such tensor");
     if (tensor->shape != shape) fail<FormatError>(where, "shape " + shape_text(shape), shape_text(tensor->shape));
     used_.insert(name);
-    return B::adopt(tensor->dtype, rows, cols, tensor->bytes, tensor->owner, where);
+    return backend_.adopt(tensor->dtype, rows, cols, tensor->bytes, tensor->owner, where);
   }
 
+  B backend_;
   TensorFinder find_;
   std::string checkpoint_;
   std::string prefix_;

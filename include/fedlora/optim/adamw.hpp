@@ -14,6 +14,7 @@
 #include <immintrin.h>
 #endif
 
+#include "fedlora/backend/optimizer_step.hpp"
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
 
@@ -85,6 +86,9 @@ struct AdamW {
     if (!(weight_decay >= 0) || !std::isfinite(weight_decay))
       refuse("weight_decay", "a number of at least 0", weight_decay);
   }
+
+  /// A step for backends that take it in one pass.
+  AdamWStep fused(double learning_rate) const { return {learning_rate, beta1, beta2, eps, weight_decay}; }
 
   /// One step in place. ShapeError when the three lengths differ.
   template <class T>

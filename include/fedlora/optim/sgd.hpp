@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "fedlora/backend/optimizer_step.hpp"
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
 
@@ -48,6 +49,9 @@ struct Sgd {
       fail<ConfigError>("Sgd, nesterov", "a positive momentum and no dampening",
                         "momentum " + std::to_string(momentum) + ", dampening " + std::to_string(dampening));
   }
+
+  /// A step for backends that take it in one pass.
+  SgdStep fused(double learning_rate) const { return {learning_rate, momentum, dampening, weight_decay, nesterov}; }
 
   /// One step in place. ShapeError when the lengths differ.
   template <class T>

@@ -9,13 +9,19 @@
 #include <string_view>
 #include <vector>
 
+#include "fedlora/core/utf8.hpp"
+
 namespace fedlora {
 
-/// A table in plain text. The first column is aligned left, the others right.
+/// A table in plain text. The first column is aligned left, the others right. Cells may come from files: what could steer
+/// a terminal is shown as \xNN.
 class TextTable {
  public:
-  explicit TextTable(std::vector<std::string> header) { rows_.push_back(std::move(header)); }
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  explicit TextTable(std::vector<std::string> header) { add(std::move(header)); }
+  void add(std::vector<std::string> row) {
+    for (std::string& cell : row) cell = detail::printable(cell);
+    rows_.push_back(std::move(row));
+  }
 
   /// Lines that end in a newline each, two spaces between columns.
   std::string text() const {

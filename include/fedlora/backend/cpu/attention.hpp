@@ -182,9 +182,9 @@ void softmax_row_backward(const T* probabilities, T* gradients, Index width) {
 }
 
 template <int R, class T>
-void forward_queries(const AttentionShape& shape, const AttentionSpan& span, Index head, Index first, const T* q,
-                     const T* kt, const T* v, const std::int32_t* positions, const std::int32_t* row_numbers, T* scores,
-                     T* out) {
+void forward_queries(const AttentionShape& shape, const AttentionSpan& span, const Dropout& dropout, Index head,
+                     Index first, const T* q, const T* kt, const T* v, const std::int32_t* positions,
+                     const std::int32_t* row_numbers, T* scores, T* out) {
   const Index keys = span.key_end - span.key_begin;
   const Index width = padded<T>(keys);
   const Index dim = padded<T>(shape.head_dim);
@@ -193,17 +193,18 @@ void forward_queries(const AttentionShape& shape, const AttentionSpan& span, Ind
     const Index i = first + r;
     T* row = scores + r * width;
     softmax_row(row, visible_keys(shape, span, positions, i), width);
-    if (span.dropout)
-      dropout_row(span.dropout, static_cast<std::uint32_t>(row_numbers[span.query_begin + i]),
+    if (dropout)
+      dropout_row(dropout, static_cast<std::uint32_t>(row_numbers[span.query_begin + i]),
                   static_cast<std::uint32_t>(head), keys, row, row);
   }
   product<R>(scores, width, v, dim, keys, dim, out + first * dim, dim);
 }
 
 template <int R, class T>
-void backward_queries(const AttentionShape& shape, const AttentionSpan& span, Index head, Index first, const T* q,
-                      const T* kt, const T* k, const T* vt, const T* d_out, const std::int32_t* positions,
-                      const std::int32_t* row_numbers, T* p, T* dp, T* dq, T* dk, T* dv) {
+void backward_queries(const AttentionShape& shape, const AttentionSpan& span, const Dropout& dropout, Index head,
+                      Index first, const T* q, const T* kt, const T* k, const T* vt, const T* d_out,
+                      const std::int32_t* positions, const std::int32_t* row_numbers, T* p, T* dp, T* dq, T* dk,
+                      T* dv) {
   const Index keys = span.key_end - span.key_begin;
   const Index width = padded<T>(keys);
   const Index dim = padded<T>(shape.head_dim);
@@ -214,12 +215,12 @@ void backward_queries(const AttentionShape& shape, const AttentionSpan& span, In
     T* probabilities = p + r * width;
     T* gradients = dp + r * width;
     softmax_row(probabilities, visible_keys(shape, span, positions, i), width);
-    const auto row_number = static_cast<std::uint32_t>(span.dropout ? row_numbers[span.query_begin + i] : 0);
-    if (span.dropout)
-      dropout_row(span.dropout, row_number, static_cast<std::uint32_t>(head), keys, gradients, gradients);
+    const auto row_number = static_cast<std::uint32_t>(dropout ? row_numbers[span.query_begin + i] : 0);
+    if (dropout)
+      dropout_row(dropout, row_number, static_cast<std::uint32_t>(head), keys, gradients, gradients);
     softmax_row_backward(probabilities, gradients, width);
-    if (span.dropout)
-      dropout_row(span.dropout, row_number, static_cast<std::uint32_t>(head), keys, probabilities, probabilities);
+    if (dropout)
+      dropout_row(dropout, row_number, static_cast<std::uint32_t>(head), keys, probabilities, probabilities);
   }
   product<R>(dp, width, k, dim, keys, dim, dq + first * dim, dim);
   outer<R>(dp, width, keys, q + first * dim, dim, dim, dk, dim);
@@ -239,6 +240,7 @@ void attention_forward(const AttentionShape& shape, std::span<const AttentionSpa
   const Index group = shape.heads / shape.kv_heads;
   const Index dim = padded<T>(shape.head_dim);
   for (const AttentionSpan& span : spans) {
+    const Dropout dropout = attention_dropout(span, shape.layer);
     const Index queries = span.query_end - span.query_begin;
     const Index keys = span.key_end - span.key_begin;
     const auto scope = arena.scope();
@@ -255,10 +257,11 @@ void attention_forward(const AttentionShape& shape, std::span<const AttentionSpa
                     static_cast<T>(shape.scale), q_head);
         Index i = 0;
         for (; i + query_block <= queries; i += query_block)
-          forward_queries<query_block>(shape, span, head, i, q_head, kt, values, positions, row_numbers, scores,
-                                       result);
+          forward_queries<query_block>(shape, span, dropout, head, i, q_head, kt, values, positions, row_numbers,
+                                       scores, result);
         for (; i < queries; ++i)
-          forward_queries<1>(shape, span, head, i, q_head, kt, values, positions, row_numbers, scores, result);
+          forward_queries<1>(shape, span, dropout, head, i, q_head, kt, values, positions, row_numbers, scores,
+                             result);
         scatter_head(result, span.query_begin, span.query_end, head * shape.head_dim, shape.head_dim, T(1), false, out);
       }
     }
@@ -275,6 +278,7 @@ void attention_backward(const AttentionShape& shape, std::span<const AttentionSp
   const Index group = shape.heads / shape.kv_heads;
   const Index dim = padded<T>(shape.head_dim);
   for (const AttentionSpan& span : spans) {
+    const Dropout dropout = attention_dropout(span, shape.layer);
     const Index queries = span.query_end - span.query_begin;
     const Index keys = span.key_end - span.key_begin;
     const auto scope = arena.scope();
@@ -300,11 +304,11 @@ void attention_backward(const AttentionShape& shape, std::span<const AttentionSp
         gather_head(d_out, span.query_begin, span.query_end, column, shape.head_dim, T(1), d_out_head);
         Index i = 0;
         for (; i + query_block <= queries; i += query_block)
-          backward_queries<query_block>(shape, span, head, i, q_head, kt, k_head, vt, d_out_head, positions,
+          backward_queries<query_block>(shape, span, dropout, head, i, q_head, kt, k_head, vt, d_out_head, positions,
                                         row_numbers, p, dp, dq_head, dk_head, dv_head);
         for (; i < queries; ++i)
-          backward_queries<1>(shape, span, head, i, q_head, kt, k_head, vt, d_out_head, positions, row_numbers, p, dp,
-                              dq_head, dk_head, dv_head);
+          backward_queries<1>(shape, span, dropout, head, i, q_head, kt, k_head, vt, d_out_head, positions, row_numbers,
+                              p, dp, dq_head, dk_head, dv_head);
         scatter_head(dq_head, span.query_begin, span.query_end, column, shape.head_dim, static_cast<T>(shape.scale),
                      false, dq);
       }

@@ -72,12 +72,12 @@ template <class T>
 /// relative error below 2e-7); arguments are clamped to [-87, 88].
 [[gnu::always_inline]] inline void exp_lanes(Lanes<float>& x) {
   typedef std::int32_t Integers __attribute__((vector_size(64)));
-  const Lanes<float> low = Lanes<float>{} - 87.0f;
-  const Lanes<float> high = Lanes<float>{} + 88.0f;
+  const Lanes<float> zero{};  // named, for the front end of nvcc crashes on operations with a nameless one
+  const Lanes<float> low = zero - 87.0f;
+  const Lanes<float> high = zero + 88.0f;
   x = x < low ? low : x;
   x = x > high ? high : x;
-  const Lanes<float> magic =
-      Lanes<float>{} + 12582912.0f;  // 1.5 * 2^23: adding and taking it away rounds to an integer
+  const Lanes<float> magic = zero + 12582912.0f;  // 1.5 * 2^23: adding and taking it away rounds to an integer
   const Lanes<float> n = (x * 1.44269504088896341f + magic) - magic;
   x = x - n * 0.693359375f;  // ln 2 in two pieces, the first exact in few bits
   x = x - n * -2.12194440e-4f;

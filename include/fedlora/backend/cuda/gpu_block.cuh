@@ -114,10 +114,18 @@ class GpuBlock {
   }
   template <class T>
   FEDLORA_DEVICE void store_vector(T* to, const Vector<T>& vector) const {
-    *reinterpret_cast<Vector<T>*>(to) = vector;
+    // One instruction. A plain assignment becomes several where nvcc cannot tell that the elements are neighbours.
+    const auto words = __builtin_bit_cast(Words, vector);
+    asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(to)), "r"(words.word[0]),
+                 "r"(words.word[1]), "r"(words.word[2]), "r"(words.word[3])
+                 : "memory");
   }
 
  private:
+  struct Words {
+    std::uint32_t word[4];
+  };
+
   template <class T>
   FEDLORA_DEVICE static std::uint32_t shared_address(const T* at) {
     return static_cast<std::uint32_t>(__cvta_generic_to_shared(at));

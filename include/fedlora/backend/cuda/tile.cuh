@@ -60,6 +60,15 @@ struct Source {
         cols(view.cols),
         stride(view.stride),
         by_vectors(reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.stride % vector_length<T> == 0) {}
+
+  /// What is left of it from (row, col) on; `col` is a multiple of `vector_length`.
+  FEDLORA_HOST_DEVICE Source rest(Index row, Index col) const {
+    Source part = *this;
+    part.data += row * stride + col;
+    part.rows -= row;
+    part.cols -= col;
+    return part;
+  }
 };
 
 /// How many of the elements (i, j), …, (i, j + vector_length - 1) exist.
@@ -97,24 +106,31 @@ FEDLORA_DEVICE void copy_tile(Block& block, Tile tile, int stride, const Source<
 
 /// The four words of dropout for the elements (row, channel) to (row, channel + 3); `channel` is a multiple of 4.
 FEDLORA_DEVICE RandomWords dropout_words(const Dropout& dropout, std::int32_t row, Index channel) {
-  return philox<7>({static_cast<std::uint32_t>(channel / 4), static_cast<std::uint32_t>(row), 0, 0}, dropout.key);
+  return philox<7>({static_cast<std::uint32_t>(channel) / 4, static_cast<std::uint32_t>(row), 0, 0}, dropout.key);
 }
 
-/// Sets what dropout drops of a tile to zero; the kept are not scaled here. Each thread works on what it copied itself
-/// and has waited for.
-template <class T, class Block, class Tile>
-FEDLORA_DEVICE void drop_tile(const Block& block, Tile tile, int stride, const Source<const T>& from,
-                              const Dropout& dropout, const std::int32_t* row_numbers, Index row, Index col, int rows,
-                              int cols) {
-  for_vectors<T>(block, rows, cols, [&](int i, int j) {
-    if (elements_at(from, row + i, col + j) == 0) return;
-    const std::int32_t number = row_numbers[row + i];
-    for (int quad = 0; quad < vector_length<T>; quad += 4) {
-      const RandomWords words = dropout_words(dropout, number, col + j + quad);
+/// How many elements of a row of a mask one word of it holds, a bit for each.
+inline constexpr int mask_word = 16;
+
+/// Draws the mask of the (rows, cols) tile at (row, col) of a matrix with `matrix_rows` rows into shared memory, each
+/// word once: bit c % 16 of mask[r * cols / 16 + c / 16] is set where (row + r, col + c) is kept. `cols` is a multiple
+/// of 16, `col` of 4. Rows that the matrix does not have are left alone.
+template <class Block, class Mask>
+FEDLORA_DEVICE void draw_mask(const Block& block, Mask mask, const Dropout& dropout, const std::int32_t* row_numbers,
+                              Index matrix_rows, Index row, Index col, int rows, int cols) {
+  const int across = cols / mask_word;
+  for (int at = block.thread(); at < rows * across; at += block.threads()) {
+    const Index i = row + at / across;
+    if (i >= matrix_rows) continue;
+    const std::int32_t number = row_numbers[i];
+    std::uint32_t word = 0;
+    for (int quad = 0; quad < mask_word; quad += 4) {
+      const RandomWords draws = dropout_words(dropout, number, col + at % across * mask_word + quad);
       for (int e = 0; e < 4; ++e)
-        if (words[static_cast<std::size_t>(e)] < dropout.threshold) tile[i * stride + j + quad + e] = T(0.0f);
+        if (draws[static_cast<std::size_t>(e)] >= dropout.threshold) word |= 1u << (quad + e);
     }
-  });
+    mask[at] = static_cast<std::uint16_t>(word);
+  }
 }
 
 template <class Tile>
@@ -168,6 +184,49 @@ FEDLORA_DEVICE void load_b_pair_transposed(Block& block, FragmentB (&b)[2], Tile
   }
 }
 
+/// Sets what dropout drops of an operand that `load_a` loaded to zero; what is kept stays as it is. Row i of the
+/// operand has its bits in mask[i * across], from bit `bit` on.
+template <class T, class Block, class Mask>
+FEDLORA_DEVICE void keep_a(const Block& block, FragmentA& a, Mask mask, int across, int bit) {
+  const int pair = block.lane() % 4;
+  for (int half = 0; half < 2; ++half) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(mask[(block.lane() / 4 + 8 * half) * across]) >> bit;
+    for (int k = 0; k < 2; ++k) {
+      std::uint32_t& word = a.words[half + 2 * k];
+      if constexpr (sizeof(T) == 2) {
+        const std::uint32_t two = bits >> (2 * pair + 8 * k);
+        word &= ((two & 1u) | ((two << 15) & 0x10000u)) * 0xffffu;
+      } else {
+        if ((bits >> (pair + 4 * k) & 1u) == 0) word = 0;
+      }
+    }
+  }
+}
+
+/// The same of an operand that `load_a_transposed` loaded: row k of the tile has its bits in mask[k * across].
+template <class T, class Block, class Mask>
+FEDLORA_DEVICE void keep_a_transposed(const Block& block, FragmentA& a, Mask mask, int across) {
+  const int column = block.lane() / 4;
+  const int row = block.lane() % 4;
+  for (int k = 0; k < 2; ++k) {
+    std::uint32_t bits;
+    if constexpr (sizeof(T) == 2) {
+      const int first = (2 * row + 8 * k) * across;
+      bits = static_cast<std::uint32_t>(mask[first]) | static_cast<std::uint32_t>(mask[first + across]) << 16;
+    } else {
+      bits = mask[(row + 4 * k) * across];
+    }
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t& word = a.words[2 * k + half];
+      if constexpr (sizeof(T) == 2) {
+        word &= (bits >> (column + 8 * half) & 0x00010001u) * 0xffffu;
+      } else {
+        if ((bits >> (column + 8 * half) & 1u) == 0) word = 0;
+      }
+    }
+  }
+}
+
 /// What is left of a float when its tf32 part is taken away.
 FEDLORA_DEVICE std::uint32_t tf32_rest(std::uint32_t bits) {
   const float rest = __builtin_bit_cast(float, bits) - __builtin_bit_cast(float, round_to_tf32(bits));
@@ -195,11 +254,12 @@ FEDLORA_DEVICE void multiply(Block& block, Accumulator& c, const FragmentA& a, c
 }
 
 /// Adds up partial sums: to(i, j) = scale · Σ_p partials[p](i, j), in the order of p, plus what was there if `Add`.
-/// Partials lie one after another, each (rows, stride). Reads each once; a thread has one element, so that a warp reads
-/// and writes whole lines.
+/// Partials lie one after another, each (rows, stride). Reads each once, eight of them on their way at a time; a thread
+/// has one element, so that a warp reads and writes whole lines.
 template <class To, bool Add>
 struct SumPartials {
   static constexpr int threads = 256;
+  static constexpr int at_once = 8;
 
   const float* partials;
   Index count;   ///< partials
@@ -217,10 +277,19 @@ struct SumPartials {
   FEDLORA_DEVICE void operator()(Block& block) const {
     const Index at = block.x() * threads + block.thread();
     if (at >= rows * cols) return;
-    const Index i = at / cols;
-    const Index j = at % cols;
+    // A division of 64 bits costs more than all the rest.
+    const Index i = at <= 0xffffffff ? static_cast<std::uint32_t>(at) / static_cast<std::uint32_t>(cols) : at / cols;
+    const Index j = at - i * cols;
+    const float* next = partials + i * stride + j;
     float sum = 0.0f;
-    for (Index p = 0; p < count; ++p) sum += partials[(p * rows + i) * stride + j];
+    Index left = count;
+    for (; left >= at_once; left -= at_once) {
+      float values[at_once];
+      unrolled<at_once>([&]<int P>() { values[P] = next[P * rows * stride]; });
+      for (const float value : values) sum += value;
+      next += at_once * rows * stride;
+    }
+    for (; left > 0; --left, next += rows * stride) sum += *next;
     To& result = to[i * to_stride + j];
     sum *= scale;
     if constexpr (Add) sum += static_cast<float>(result);

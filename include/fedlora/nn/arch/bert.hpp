@@ -43,7 +43,7 @@ struct Bert {
     config.intermediate_size = detail::read_size(json, "intermediate_size", file);
     config.max_positions = detail::read_size(json, "max_position_embeddings", file);
     config.token_types = detail::read_size(json, "type_vocab_size", file);
-    config.norm_eps = json_get_or<double>(json, "layer_norm_eps", file, 1e-12);
+    config.norm_eps = detail::read_norm_eps(json, "layer_norm_eps", file, 1e-12);
     config.activation = detail::read_activation(json, "hidden_act", file);
     config.hidden_dropout = detail::read_probability(json, "hidden_dropout_prob", file, 0.1);
     config.attention_dropout = detail::read_probability(json, "attention_probs_dropout_prob", file, 0.1);
@@ -51,13 +51,15 @@ struct Bert {
     if (const auto kind = json_get_or<std::string>(json, "position_embedding_type", file, "absolute");
         kind != "absolute")
       fail<ConfigError>(std::string(file) + ", field position_embedding_type", "\"absolute\"", detail::in_quotes(kind));
+    if (json_get_or<bool>(json, "is_decoder", file, false))
+      fail<ConfigError>(std::string(file) + ", field is_decoder", "false: attention here goes both ways", "true");
     detail::read_common(json, file, config);
     return config;
   }
 
-  /// pooler (dense, tanh), dropout, classifier.
-  static std::vector<HeadLayer> head(const ModelConfig& config) {
-    return {{.name = "bert.pooler.dense", .in = config.hidden_size, .out = config.hidden_size, .activated = true},
+  /// pooler (dense, tanh), dropout, classifier. A family of other names hands its own on.
+  static std::vector<HeadLayer> head(const ModelConfig& config, const FamilyNames& family = names) {
+    return {{.name = std::string(family.prefix) + "pooler.dense", .in = config.hidden_size, .out = config.hidden_size, .activated = true},
             {.name = "classifier", .in = config.hidden_size, .dropout_before = true}};
   }
 

@@ -47,7 +47,7 @@ struct Llama {
       config.kv_heads = detail::read_size(json, "num_key_value_heads", file);
     if (json.contains("head_dim") && !json["head_dim"].is_null())
       config.head_dim = detail::read_size(json, "head_dim", file);
-    config.norm_eps = json_get_or<double>(json, "rms_norm_eps", file, 1e-6);
+    config.norm_eps = detail::read_norm_eps(json, "rms_norm_eps", file, 1e-6);
     config.activation = detail::read_activation(json, "hidden_act", file);
     config.input_bias = config.output_bias = json_get_or<bool>(json, "attention_bias", file, false);
     config.mlp_bias = json_get_or<bool>(json, "mlp_bias", file, false);

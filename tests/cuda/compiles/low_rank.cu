@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every kernel, in every type: what nvcc_compiles.sh compiles.
+// The low-rank kernels and the thin layer, in every type: what nvcc_compiles.sh compiles.
+#include "fedlora/backend/cuda/low_rank_augmented.cuh"
 #include "fedlora/backend/cuda/low_rank_backward.cuh"
 #include "fedlora/backend/cuda/low_rank_forward.cuh"
+#include "fedlora/backend/cuda/low_rank_masked.cuh"
 
 namespace fedlora::cuda {
 
@@ -11,6 +13,9 @@ void instantiate(MatrixView<T> m, const LowRankTerm<T, float>& term, std::span<s
   low_rank_shrink<T>(m, term, m, workspace, stream, math);
   low_rank_expand<T>(m, term, m, stream, math);
   low_rank_backward<T>(m, m, m, term, m, workspace, stream, math);
+  fill_augmented<T>(Augmented::by_columns, m, {}, m, stream);
+  refresh_augmented<T>(Augmented::by_rows, 1, 1, {}, m, stream);
+  masked_add<T>(m, term.dropout, term.row_numbers, m, stream);
 }
 template void instantiate<float>(MatrixView<float>, const LowRankTerm<float>&, std::span<std::byte>, Stream, FloatMath);
 template void instantiate<Bf16>(MatrixView<Bf16>, const LowRankTerm<Bf16, float>&, std::span<std::byte>, Stream,

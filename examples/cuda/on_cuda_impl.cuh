@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// run_on_cuda and load_on_cuda, for the files that instantiate them: all families in one type, so that each kernel is
+// compiled once.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+#include <utility>
+
+#include "cuda/on_cuda.hpp"
+#include "federation/experiment_impl.hpp"
+#include "fedlora/backend/cuda.cuh"
+#include "fedlora/hf/pretrained.hpp"
+#include "predict/predictor_impl.hpp"
+
+namespace fedlora::examples {
+
+template <class T>
+CudaBackend<T> cuda_backend(const Device& device) {
+  return CudaBackend<T>({.device = device.number(),
+                         .math = device.dtype == "f32" ? cuda::FloatMath::float32 : cuda::FloatMath::tf32});
+}
+
+/// "bf16 on NVIDIA H200 (cuda:0)"
+inline std::string machine_of(const Device& device) {
+  cudaDeviceProp properties;
+  cuda::detail::check(cudaGetDeviceProperties(&properties, device.number()), "cudaGetDeviceProperties");
+  return device.dtype + " on " + properties.name + " (cuda:" + std::to_string(device.number()) + ")";
+}
+
+template <class T>
+int run_on_cuda(const Options& options) {
+  using B = CudaBackend<T>;
+  const B backend = cuda_backend<T>(options.device);
+  const std::string machine = machine_of(options.device);
+  const Inputs inputs = read_inputs(options);
+  return with_pretrained(backend, model_files(options.model), [&]<class Arch>(Pretrained<Arch, B> base) {
+    return run_experiment(std::move(base), machine, options, inputs);
+  });
+}
+
+template <class T>
+Predictor load_on_cuda(const PredictorOptions& options) {
+  using B = CudaBackend<T>;
+  return with_pretrained(cuda_backend<T>(options.device), model_files(options.model),
+                         [&]<class Arch>(Pretrained<Arch, B> base) { return make_predictor(std::move(base), options); });
+}
+
+}  // namespace fedlora::examples

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of a CPU's runner.
+#include "fedlora/backend/cpu/arena.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace fedlora::tests {
+
+TEST_CASE_TEMPLATE("the arena gives memory in stack order, aligned, and keeps it", T, float, double) {
+  cpu::Arena<T> arena;
+  std::vector<std::pair<T*, Index>> taken;
+  for (Index size : {1, 0, 17, 1000, 3, 100000, 64}) {
+    const MatrixView<T> matrix = arena.matrix(size, 3);
+    CHECK(matrix.rows == size);
+    CHECK(matrix.stride == 3);
+    CHECK(reinterpret_cast<std::uintptr_t>(matrix.data) % 64 == 0);
+    for (Index i = 0; i < size; ++i) std::fill_n(matrix.row(i), 3, static_cast<T>(taken.size()));
+    taken.emplace_back(matrix.data, 3 * size);
+  }
+  for (std::size_t t = 0; t < taken.size(); ++t)  // nobody wrote into anybody else's
+    CHECK(std::count(taken[t].first, taken[t].first + taken[t].second, static_cast<T>(t)) == taken[t].second);
+  T* inner = nullptr;
+  {
+    const auto scope = arena.scope();
+    inner = arena.take(10);
+    arena.take(1 << 20);  // needs another block
+  }
+  CHECK(arena.take(10) == inner);
+  arena.reset();
+  const Index capacity = arena.capacity();
+  for (int step = 0; step < 3; ++step) {  // the steady state allocates nothing
+    arena.reset();
+    T* first = arena.take(5);
+    arena.take(capacity / 2);
+    CHECK(arena.capacity() == capacity);
+    arena.reset();
+    CHECK(arena.take(5) == first);
+  }
+}
+
+}  // namespace fedlora::tests
