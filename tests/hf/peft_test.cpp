@@ -205,7 +205,6 @@ TEST_CASE("what PEFT can do and this library cannot is refused by name") {
   CHECK(has(refusal(directory, "layers_to_transform", {0, 1}), "field layers_to_transform]"));
   CHECK(has(refusal(directory, "init_lora_weights", "pissa"), "field init_lora_weights]"));
   CHECK(has(refusal(directory, "task_type", "TOKEN_CLS"), "field task_type] expected SEQ_CLS, CAUSAL_LM or null"));
-  CHECK(refusal(directory, "exclude_modules", Json::array()) == "nothing was thrown");
   CHECK(refusal(directory, "a_field_of_tomorrow", 1) == "nothing was thrown");
   CHECK(refusal(directory, "task_type", nullptr) == "nothing was thrown");
 }
@@ -226,6 +225,17 @@ TEST_CASE("a malformed configuration names file and field") {
             "module bert.layer.0.query] expected lora_alpha and r with the layout's scale"));
   write_text(directory.path() / "adapter" / "adapter_config.json", "[]");
   CHECK_THROWS_AS(read_peft_config(directory.path() / "adapter"), FormatError);
+}
+
+TEST_CASE("where PEFT has excluded modules, those that have tensors are the targets") {
+  const TemporaryDirectory directory;
+  CHECK(refusal(directory, "exclude_modules", Json::array()) == "nothing was thrown");
+  const auto targets = [&] { return read_peft_config(directory.path() / "adapter").lora.target_modules; };
+  const auto given = targets();
+  CHECK(refusal(directory, "exclude_modules", {"pre_classifier"}) == "nothing was thrown");
+  CHECK(targets() != given);
+  for (const std::string& module : targets()) CHECK(module.starts_with("bert.layer."));
+  CHECK(refusal(directory, "exclude_modules", ".*key") == "nothing was thrown");
 }
 
 TEST_CASE("targets that match nothing are passed over; patterns are refused only where their order decides") {

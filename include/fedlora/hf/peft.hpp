@@ -150,7 +150,7 @@ inline void refuse_foreign_features(const Json& config, const std::string& where
   const auto bias = json_get_or<std::string>(config, "bias", where, "none");
   if (bias != "none")
     fail<ConfigError>(where + ", field bias", "none (trained biases are not supported)", in_quotes(bias));
-  for (const char* field : {"use_dora", "lora_bias", "use_qalora", "use_bdlora", "fan_in_fan_out", "exclude_modules",
+  for (const char* field : {"use_dora", "lora_bias", "use_qalora", "use_bdlora", "fan_in_fan_out",
                             "layers_to_transform", "layers_pattern", "layer_replication", "target_parameters",
                             "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "kasa_config",
                             "velora_config", "monteclora_config", "megatron_config"}) {
@@ -358,6 +358,11 @@ inline PeftConfig read_peft_config(const FileSet& files) {
   const SafetensorsFile tensors(bytes);
   detail::refuse_foreign_tensors(tensors, bytes.name);
   const std::vector<std::string> modules = detail::adapted_modules(tensors);
+  if (const auto excluded = json.find("exclude_modules"); excluded != json.end() && !detail::is_off(*excluded)) {
+    config.lora.target_modules = modules;  // what is left when PEFT has excluded some, each by its whole name
+    config.lora.target_pattern.clear();
+    config.lora.head_only = modules.empty();
+  }
   detail::drop_idle_targets(config.lora, modules);
   detail::check_pattern_order(detail::peft_file(files, detail::peft_config_file), modules);
   config.id2label = detail::id2label_of(tensors, bytes.name);
