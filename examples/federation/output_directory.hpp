@@ -76,7 +76,7 @@ class OutputDirectory {
     if (resume_) {
       save_state(state_file(mode));
     } else {  // the earlier run goes when there is something to put in its place
-      const std::filesystem::path fresh = path_ / "state" / ("." + mode + ".tmp-first");
+      const std::filesystem::path fresh = path_ / "state" / ("." + mode + ".safetensors.tmp-new");
       save_state(fresh);
       take_away_earlier_run();
       std::filesystem::rename(fresh, state_file(mode));

@@ -355,7 +355,7 @@ TEST_CASE("a full disk is an error, and the last good state stays") {
   const Finished full = run.wait();
   INFO(full.err);
   CHECK(full.status == 1);
-  CHECK(full.err.find("state/federated.safetensors] expected room for the whole file") != std::string::npos);
+  CHECK(full.err.find("federated.safetensors.tmp-new] expected room for the whole file") != std::string::npos);
   CHECK(!fs::exists(federation.scratch.path() / "full/state/federated.safetensors"));
   REQUIRE(federation.run("full", {"--mode", "federated", "--resume"}).status == 0);
   REQUIRE(federation.run("whole", {"--mode", "federated"}).status == 0);
