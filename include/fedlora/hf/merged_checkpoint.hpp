@@ -126,8 +126,10 @@ void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::file
     tensors.emplace(saved.name, detail::OwnedTensor::of<float>(saved.shape, rounded));
   }
 
-  config["architectures"] = {std::string(Arch::class_stem) +
-                             (layout.task == TaskType::causal_lm ? "ForCausalLM" : "ForSequenceClassification")};
+  const bool language_model = layout.task == TaskType::causal_lm;
+  const std::string task_class =
+      std::string(Arch::class_stem) + (language_model ? "ForCausalLM" : "ForSequenceClassification");
+  config["architectures"] = Json::array({task_class});  // (clang 14 leaks the old value where a brace stands here)
   config.erase("torch_dtype");
   config["dtype"] = "float32";
   if (layout.task == TaskType::sequence_classification) {
