@@ -26,9 +26,9 @@ using namespace fedlora::cuda;
 constexpr std::size_t kib = 1024;
 constexpr std::size_t guard = fedlora::cuda::detail::Watch::guard;
 
-bool on_multiple_of(const void* pointer, std::size_t unit) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % unit == 0;
-}
+std::uintptr_t address_of(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer); }
+
+bool on_multiple_of(const void* pointer, std::size_t unit) { return address_of(pointer) % unit == 0; }
 
 bool all_nan(const float* values, Index count) {
   return std::all_of(values, values + count, [](float value) { return std::isnan(value); });
@@ -336,6 +336,21 @@ TEST_CASE("writing behind a piece of an arena is seen at the next call after its
     arena.take<float>(3)[3] = 1.0f;
   }
   check_error<KernelFault>([&] { memory.check(); }, {"behind 12 bytes for a piece of activations"});
+}
+
+TEST_CASE("memory that went back to the device is anybody's") {
+  std::vector<std::byte> own(4096);
+  for (const bool whole_blocks : {true, false}) {  // those of a caller's allocator go back at once, slabs with the pool
+    const DeviceAllocator lent = {[&](std::size_t, Stream) { return own.data() + (-address_of(own.data()) & 255); },
+                                  [](void*, std::size_t, Stream) {}};
+    void* piece = nullptr;
+    {
+      const DeviceMemory memory = whole_blocks ? DeviceMemory(lent) : DeviceMemory();
+      Arena arena(memory, Stream{});
+      piece = arena.take<float>(8);
+    }
+    CHECK_NOTHROW(fedlora::cuda::detail::check_range("a test", piece, 32));
+  }
 }
 
 TEST_CASE("tables are where upload said once they are flushed, and keep their places") {

@@ -125,8 +125,9 @@ class Watch {
                 "byte " + std::to_string(changed - begin) + " changed");
   }
 
-  /// Whatever lies in these bytes is no longer ours.
+  /// Whatever lies in these bytes is no longer ours, nor are pieces of it.
   void forget(std::byte* begin, std::size_t bytes) {
+    if (this == &blocks()) pieces().forget(begin, bytes);
     const std::lock_guard lock(mutex_);
     drop(begin, bytes);
   }
