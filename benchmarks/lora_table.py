@@ -68,12 +68,9 @@ class Results:
         return [found["base"]["ratio"] for found in self.cases.values() if "base" in found]
 
 
-def rate(counters):
-    """Operations of the frozen products per second, in the same time for all variants of a case."""
-    for name, unit in (("TFLOP/s", 1.0), ("GFLOP/s", 1e-3)):
-        if name in counters:
-            return unit * counters[name] * counters["median_s"] / counters["base_s"]
-    return None
+def base_rate(counters, unit):
+    """Operations per second of the bare products."""
+    return counters[unit] * counters["median_s"] / counters["base_s"] if unit in counters else None
 
 
 def cell(value):
@@ -89,14 +86,15 @@ def lines_of_table(results, value):
     lines = ["; ".join(about), ""] if about else []
     for dtype, last in sorted({(case.dtype, case.last) for case in results.adapted()}):
         lines += [f"### {dtype}, {last}: {value}", ""]
-        lines.append("| | M | K | N | r | dropout | base µs | base TFLOP/s | " + " | ".join(results.variants) + " |")
+        unit = "GFLOP/s" if any("GFLOP/s" in found for case in results.cases.values() for found in case.values()) else "TFLOP/s"
+        lines.append(f"| | M | K | N | r | dropout | base µs | base {unit} | " + " | ".join(results.variants) + " |")
         lines.append("|---|" + "---:|" * (7 + len(results.variants)))
         for case in results.adapted():
             if (case.dtype, case.last) != (dtype, last):
                 continue
             found = results.cases[case]
             base = statistics.median(counters["base_s"] for counters in found.values())
-            speed = rate(next(iter(found.values())))
+            speed = base_rate(next(iter(found.values())), unit)
             cells = [WHAT.get(case.op, case.op), case.m, case.k, case.n, case.r, f"{case.p:g}", cell(1e6 * base), cell(speed)]
             cells += [cell(found[name].get(value) if name in found else None) for name in results.variants]
             lines.append("| " + " | ".join(str(each) for each in cells) + " |")
@@ -122,8 +120,12 @@ def draw(results, op, path):
     m, r = (statistics.mode(getattr(case, field) for case in cases) for field in "mr")
     cases = sorted((case for case in cases if (case.m, case.r) == (m, r)), key=lambda case: case.k)
     panels = sorted({(case.dtype, case.last, case.p) for case in cases})
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(3.6 * len(panels) + 1, 3.6), sharey=True, squeeze=False)
-    for axis, panel in zip(axes[0], panels):
+    across = min(4, len(panels))
+    down = -(-len(panels) // across)
+    figure, axes = pyplot.subplots(down, across, figsize=(3.6 * across + 1, 3.4 * down + 0.3), sharey=True, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, panel in zip(axes.flat, panels):
         shown = [case for case in cases if (case.dtype, case.last, case.p) == panel]
         for variant in results.variants:
             points = [(case.k, results.cases[case][variant]["ratio"]) for case in shown if variant in results.cases[case]]
@@ -137,8 +139,9 @@ def draw(results, op, path):
         axis.set_title(f"{panel[0]}, {panel[1]}, dropout {panel[2]:g}", fontsize=9)
         axis.set_xlabel("hidden/intermediate size" if op == "block" else "in = out", fontsize=9)
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("time / time of the bare products", fontsize=9)
-    axes[0][-1].legend(fontsize=8)
+    for row in axes:
+        row[0].set_ylabel("time / time of the bare products", fontsize=9)
+    axes[0][0].legend(fontsize=8)
     device = results.context.get("device")
     figure.suptitle(f"{WHAT.get(op, op)}, M = {m}, r = {r}" + (f", {device}" if device else ""), fontsize=10)
     figure.tight_layout()
@@ -148,7 +151,7 @@ def draw(results, op, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", nargs="+", help="files of --benchmark_out")
-    parser.add_argument("--value", default="ratio", help="the counter in the table: ratio, median_s, TFLOP/s, GB/s, launches, …")
+    parser.add_argument("--value", default="ratio", help="the counter in the table: ratio, median_s, GB/s, launches, …")
     parser.add_argument("--picture", metavar="FILE", help="FILE.png or FILE.svg")
     parser.add_argument("--op", help="what the picture shows; block if it was measured, otherwise both")
     arguments = parser.parse_args()

@@ -6,22 +6,23 @@ if(PROJECT_IS_TOP_LEVEL)
   endif()
   find_program(FEDLORA_CCACHE ccache)
   mark_as_advanced(FEDLORA_CCACHE)
-  if(FEDLORA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-    set(CMAKE_CXX_COMPILER_LAUNCHER "${FEDLORA_CCACHE}")
-  endif()
+  foreach(language CXX CUDA)
+    if(FEDLORA_CCACHE AND NOT CMAKE_${language}_COMPILER_LAUNCHER)
+      set(CMAKE_${language}_COMPILER_LAUNCHER "${FEDLORA_CCACHE}")
+    endif()
+  endforeach()
 endif()
 
 add_library(fedlora_program_options INTERFACE)
-# Files for nvcc have options of their own: it takes no warning flags but through -Xcompiler, and warns of much that it makes itself.
-set(cxx "$<COMPILE_LANGUAGE:CXX>")
-target_compile_options(fedlora_program_options INTERFACE
-  "$<${cxx}:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wconversion;-Wno-sign-conversion>")
+# The host's part of a file for nvcc is what nvcc writes, which not every warning suits.
+target_compile_options(fedlora_program_options INTERFACE -Wall -Wextra
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wpedantic;-Wshadow;-Wconversion;-Wno-sign-conversion>")
 # g++ 12 warns of variables that its own and Eigen's AVX-512 headers leave undefined on purpose, and of every
 # "literal" + std::string (its bug 105651).
 target_compile_options(fedlora_program_options INTERFACE
-  "$<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-uninitialized;-Wno-maybe-uninitialized;-Wno-restrict>")
-if(FEDLORA_NATIVE)
-  target_compile_options(fedlora_program_options INTERFACE "$<${cxx}:-march=native>")
+  "$<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized;-Wno-maybe-uninitialized;-Wno-restrict>")
+if(FEDLORA_NATIVE) # in files for nvcc too: of an inline function that both hold, the linker takes either
+  target_compile_options(fedlora_program_options INTERFACE -march=native)
 endif()
 if(FEDLORA_SANITIZE)
   list(JOIN FEDLORA_SANITIZE "," sanitizers)

@@ -78,7 +78,6 @@ class Subject {
   }
 
   std::vector<Layer<T>>& layers() { return copies_.front(); }
-  DevicePlace& place() { return place_; }
 
  private:
   cuda::Stream stream_;

@@ -131,7 +131,8 @@ TEST_CASE_TEMPLATE_DEFINE("gated activations, forward and backward", B, gated) {
       for (const Index width : sizes<Index>({1, 8, 15, 16, 17, 33, 61})) {
         CAPTURE(static_cast<int>(kind));
         CAPTURE(width);
-        const Values gate = random_for<B>(3, width, 1), up = random_for<B>(3, width, 2), dy = random_for<B>(3, width, 3);
+        const Values gate = random_for<B>(3, width, 1), up = random_for<B>(3, width, 2),
+                     dy = random_for<B>(3, width, 3);
         Values value(3, width), dgate(3, width), dup(3, width);
         for (Index i = 0; i < 3; ++i)
           for (Index j = 0; j < width; ++j) {

@@ -26,8 +26,9 @@ struct Tables {
 
 Tables tables_of(const Problem& problem) {
   Tables tables;
-  tables.shape = {problem.heads, problem.kv_heads, problem.head_dim,
-                  1.0 / std::sqrt(static_cast<double>(problem.head_dim)), problem.causal, 3};
+  tables.shape = {problem.heads,    problem.kv_heads,
+                  problem.head_dim, 1.0 / std::sqrt(static_cast<double>(problem.head_dim)),
+                  problem.causal,   3};
   for (std::size_t s = 0; s < problem.lengths.size(); ++s) {
     const Index length = problem.lengths[s];
     AttentionSpan span;
@@ -71,9 +72,8 @@ Values attention_of(const Tables& t, const Values& q, const Values& k, const Val
         double sum = 0;
         for (double& value : p) sum += value = std::exp(value - top);
         for (Index j = 0; j < keys; ++j) {
-          const double kept =
-              mask_of(fedlora::attention_dropout(span, t.shape.layer), t.numbers[static_cast<std::size_t>(i)], j,
-                      static_cast<std::uint32_t>(head));
+          const double kept = mask_of(fedlora::attention_dropout(span, t.shape.layer),
+                                      t.numbers[static_cast<std::size_t>(i)], j, static_cast<std::uint32_t>(head));
           for (Index d = 0; d < dim; ++d)
             out(i, column + d) += kept * p[static_cast<std::size_t>(j)] / sum * v(span.key_begin + j, kv + d);
         }

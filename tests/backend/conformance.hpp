@@ -34,17 +34,24 @@ namespace fedlora::tests {
 
 /// Whether it computes in memory of its own.
 template <class B>
-inline constexpr bool on_device = requires(const B& backend) { backend.context(); };
+inline constexpr bool on_device = requires(const B& backend) {
+  backend.context();
+};
 /// Whether floats lose bits before they are multiplied; such a backend of the tests says so.
 template <class B>
-inline constexpr bool rounds_operands = requires { requires B::rounds_operands; };
+inline constexpr bool rounds_operands = requires {
+  requires B::rounds_operands;
+};
 
 // --- what rounding may cost ------------------------------------------------------------------------------------------
 
 template <class B>
 constexpr double by_type(double float64, double float32, double bfloat16, double float16) {
   using T = typename B::Element;
-  return std::is_same_v<T, double> ? float64 : std::is_same_v<T, float> ? float32 : std::is_same_v<T, Bf16> ? bfloat16 : float16;
+  return std::is_same_v<T, double>  ? float64
+         : std::is_same_v<T, float> ? float32
+         : std::is_same_v<T, Bf16>  ? bfloat16
+                                    : float16;
 }
 
 /// What rounding may cost: a share of the largest entry.

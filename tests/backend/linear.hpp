@@ -115,7 +115,8 @@ TEST_CASE_TEMPLATE_DEFINE("adopt converts what is stored, and keeps what need no
 
   std::vector<std::byte> shifted(bytes.size() + 1);
   std::memcpy(shifted.data() + 1, bytes.data(), bytes.size());
-  const FrozenMatrix copied = backend.adopt(dtype_of<T>, 2, 3, std::span<const std::byte>(shifted).subspan(1), nullptr, "w");
+  const FrozenMatrix copied =
+      backend.adopt(dtype_of<T>, 2, 3, std::span<const std::byte>(shifted).subspan(1), nullptr, "w");
   CHECK(copied.data != shifted.data() + 1);
   CHECK(numbers_in(copied) == std::vector<double>{1, 2, 3, 4, 5, 6});
 

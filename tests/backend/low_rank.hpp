@@ -25,7 +25,8 @@ Values dropped(const Values& x, const Term& term, const std::vector<std::int32_t
 }
 
 /// x Wᵀ + the terms' parts.
-Values with_terms(const Values& w, const Values& x, const std::vector<Term>& terms, const std::vector<std::int32_t>& numbers) {
+Values with_terms(const Values& w, const Values& x, const std::vector<Term>& terms,
+                  const std::vector<std::int32_t>& numbers) {
   Values y = times_transposed(x, w);
   for (const Term& term : terms) {
     const Values part = times_transposed(times_transposed(dropped(x, term, numbers), term.a), term.b, term.scale);

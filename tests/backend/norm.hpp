@@ -79,8 +79,8 @@ TEST_CASE_TEMPLATE_DEFINE("normalisation of a far mean does not lose the deviati
   using T = typename B::Element;
   using S = typename B::Scalar;
   Worker<B> run;
-  // Var as E[x²] - E[x]² would have no correct digit left in float. Elements of 16 bits do not hold such numbers: theirs
-  // are as far as leaves the deviation a few bits.
+  // Var as E[x²] - E[x]² would have no correct digit left in float. Elements of 16 bits do not hold such numbers:
+  // theirs are as far as leaves the deviation a few bits.
   Values x = random_values(3, 33, 1);
   for (double& value : x.data) value += by_type<B>(4096, 4096, 8, 64);
   for (double& value : x.data) value = static_cast<double>(static_cast<float>(value));
@@ -91,7 +91,8 @@ TEST_CASE_TEMPLATE_DEFINE("normalisation of a far mean does not lose the deviati
   Guarded<T> gamma_in(gamma), beta_in(beta), y(3, 33);
   Guarded<S> statistics(3, 2);
   run.norm_forward(NormKind::layer_norm, x_in.in(), gamma_in.row(), beta_in.row(), 1e-12, y.view(), statistics.view());
-  CHECK(error_of(y.values(), norm_of(NormKind::layer_norm, x, gamma, beta, 1e-12)) <= by_type<B>(1e-11, 1e-3, 4e-3, 1e-3));
+  CHECK(error_of(y.values(), norm_of(NormKind::layer_norm, x, gamma, beta, 1e-12)) <=
+        by_type<B>(1e-11, 1e-3, 4e-3, 1e-3));
 }
 
 TEST_CASE_TEMPLATE_DEFINE("residual sum with bias and dropout", B, residual) {
@@ -106,7 +107,8 @@ TEST_CASE_TEMPLATE_DEFINE("residual sum with bias and dropout", B, residual) {
         for (const double probability : {0.0, 0.3}) {
           CAPTURE(width);
           const Dropout dropout(derive_key(1, Purpose::hidden_dropout), probability);
-          const Values x = random_for<B>(5, width, 1), bias = random_for<B>(1, width, 2), r = random_for<B>(5, width, 3);
+          const Values x = random_for<B>(5, width, 1), bias = random_for<B>(1, width, 2),
+                       r = random_for<B>(5, width, 3);
           Guarded<T> in_place(x), bias_in(bias);
           const Guarded<T> r_in(r);
           run.add_residual(in_place.view(), biased ? bias_in.row() : nullptr, r_in.in(), dropout, placed, 1, 4);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory that both the host and the device of a test can read and write, and how the host waits for the device. There is
-// one memory on the host; compiled by nvcc it is managed by CUDA.
+// Memory that both the host and the device of a test can read and write, and how the host waits for the device. There
+// is one memory on the host; compiled by nvcc it is managed by CUDA.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Compiles every header of the library alone, included twice, with warnings as errors; those of kernels (.cuh) as what they are
-# on the host.
+# on the host, or, where the compiler is nvcc, these alone, as what they are on a GPU.
 #   each_alone.sh INCLUDE_DIR FLAGS_FILE COMPILER...
 # Takes the first of the compilers that is there; exits with 77 (skipped) if none is. Two compilations run at a time.
 set -u
@@ -20,6 +20,25 @@ if [ -z "$compiler" ]; then
   echo "skipped: none of these compilers is installed: $*"
   exit 77
 fi
+case ${compiler##*/} in
+  nvcc*)
+    cd "$include_dir" || exit 1
+    headers=$(find fedlora -name '*.cuh' | LC_ALL=C sort)
+    count=$(printf '%s\n' "$headers" | grep -c .)
+    [ "$count" -gt 0 ] || { echo "no header of kernels found in $include_dir"; exit 1; }
+    work=$(mktemp -d) || exit 1
+    trap 'rm -rf "$work"' EXIT
+    export compiler flags work
+    # shellcheck disable=SC2016  # the inner shell expands
+    printf '%s\n' "$headers" | xargs -n 1 -P 2 sh -c '
+      source=$work/$(printf %s "$1" | tr / _).cu
+      printf "#include \"%s\"\n#include \"%s\"\nint main() {}\n" "$1" "$1" >"$source"
+      "$compiler" --options-file "$flags" -arch=sm_80 -Werror all-warnings -Xcompiler -Wall,-Wextra -c "$source" -o /dev/null ||
+        { echo "FAILED $1"; exit 1; }' sh || exit 1
+    echo "$count headers of kernels, each compiled alone by $("$compiler" --version | tail -n 1)"
+    exit 0
+    ;;
+esac
 "$compiler" --version | head -n 1
 
 # Headers of optional components want a library that need not be there.

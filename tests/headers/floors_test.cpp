@@ -94,6 +94,21 @@ std::vector<std::string> faults(const std::string& name, const std::string& text
 
 fs::path include_dir() { return fs::path(FEDLORA_TEST_DIR) / ".." / "include" / "fedlora"; }
 
+/// All headers that one reaches, itself among them.
+std::set<std::string> reached_from(const std::string& header) {
+  std::set<std::string> reached;
+  std::vector<std::string> waiting = {header};
+  static const std::regex include(R"re(#include ["<]fedlora/([^">]+)[">])re");
+  while (!waiting.empty()) {
+    const std::string name = waiting.back();
+    waiting.pop_back();
+    if (!reached.insert(name).second) continue;
+    const std::string text = fedlora::tests::read_text(include_dir() / name);
+    for (std::sregex_iterator it(text.begin(), text.end(), include), end; it != end; ++it) waiting.push_back((*it)[1]);
+  }
+  return reached;
+}
+
 }  // namespace
 
 TEST_CASE("every header keeps the floors, carries the licence and stays short") {
@@ -110,28 +125,29 @@ TEST_CASE("every header keeps the floors, carries the licence and stays short") 
   CHECK(headers > 5);
 }
 
-TEST_CASE("the umbrella includes every header that needs no optional component") {
+TEST_CASE("the umbrella includes every header that needs no optional component, and no other") {
   // What a component or a tool's author asks for by name.
   const auto by_name_only = [](const std::string& name, const std::string& text) {
-    return name.starts_with("testing/") || name == "fedlora.hpp" || name.ends_with(".cuh") ||
-           text.find("<oneapi/dnnl/") != std::string::npos;
+    return name.starts_with("testing/") || name.ends_with(".cuh") || text.find("<oneapi/dnnl/") != std::string::npos;
   };
-  std::set<std::string> reached;
-  std::vector<std::string> waiting = {"fedlora.hpp"};
-  static const std::regex include(R"re(#include ["<]fedlora/([^">]+)[">])re");
-  while (!waiting.empty()) {
-    const std::string name = waiting.back();
-    waiting.pop_back();
-    if (!reached.insert(name).second) continue;
-    const std::string text = fedlora::tests::read_text(include_dir() / name);
-    for (std::sregex_iterator it(text.begin(), text.end(), include), end; it != end; ++it) waiting.push_back((*it)[1]);
-  }
+  const std::set<std::string> reached = reached_from("fedlora.hpp");
   for (const auto& entry : fs::recursive_directory_iterator(include_dir())) {
     if (!entry.is_regular_file()) continue;
     const std::string name = fs::relative(entry.path(), include_dir()).generic_string();
-    const bool optional = by_name_only(name, fedlora::tests::read_text(entry.path()));
-    CHECK_MESSAGE(reached.contains(name) == (!optional || name == "fedlora.hpp"), name);
+    CHECK_MESSAGE(reached.contains(name) == !by_name_only(name, fedlora::tests::read_text(entry.path())), name);
   }
+}
+
+TEST_CASE("the umbrella for GPUs includes every header of kernels") {
+  const std::set<std::string> reached = reached_from("cuda.cuh");
+  int headers = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(include_dir())) {
+    const std::string name = fs::relative(entry.path(), include_dir()).generic_string();
+    if (!name.ends_with(".cuh")) continue;
+    CHECK_MESSAGE(reached.contains(name), name);
+    ++headers;
+  }
+  CHECK(headers > 5);
 }
 
 TEST_CASE("the checker of floors sees what it should") {

@@ -33,8 +33,8 @@ struct ShrinkOperand {
 };
 
 /// S_i = scale_i · dropout_i(X) F_iᵀ, or scale_i · X_i F_i where `Transposed`, over one range of columns of X
-/// ("split"). It is once the forward pass (X = X, F = A), and in the backward pass of large ranks dS (X_i = dY_i, F =
-/// B).
+/// ("split"). The first is the forward pass, with F = A. The second is dS of large ranks in the backward pass, with X =
+/// dY and F = B.
 ///
 /// A block takes 64 rows, 16 to a warp, and walks along its columns, 128 bytes of each row at a time, through a ring of
 /// four tiles (three where the ranks leave no room for more) filled by cp.async: all but one are on their way while one
@@ -306,7 +306,7 @@ void low_rank_shrink(MatrixView<const T> x, const LowRankTerm<T, float>& term, M
 }
 
 /// Y += scale · S Bᵀ over the term's rows, sums in float32, rounded once to T.
-/// Shapes:      s (rows, rank), term.b (out, rank), y (rows, out); all in device memory
+/// Shapes:      s (rows, rank) or (rows, padded_rank(rank)), term.b (out, rank), y (rows, out); all in device memory
 /// Determinism: the same bits in every run
 /// \throws ShapeError
 template <class T>
@@ -315,13 +315,16 @@ void low_rank_expand(MatrixView<const T> s, const LowRankTerm<T, float>& term, M
   constexpr const char* where = "cuda::low_rank_expand";
   detail::check_rank(where, term.rank());
   detail::check_rows(where, term.begin, term.end, y.rows);
-  detail::check_shape(where, "S", y.rows, term.rank(), s.rows, s.cols);
+  detail::check_rank_columns(where, "S", y.rows, term.rank(), s.rows, s.cols);
   detail::check_shape(where, "B", y.cols, term.rank(), term.b.rows, term.b.cols);
   if (term.end == term.begin) return;
   detail::with_math<T>(math, [&](auto chosen) {
     ExpandKernel<T, chosen(), false> kernel;
-    kernel.add(
-        {Source<const T>(s.rows_between(term.begin, term.end)), Source<const T>(term.b), term.scale, {}, nullptr});
+    kernel.add({Source<const T>(s.rows_between(term.begin, term.end).left(term.rank())),
+                Source<const T>(term.b),
+                term.scale,
+                {},
+                nullptr});
     kernel.y = Source<T>(y.rows_between(term.begin, term.end));
     launch(stream, kernel.grid(), kernel);
   });

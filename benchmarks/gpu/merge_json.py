@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Several files that Google Benchmark wrote, as one; or what they say of blocks, one case on a line.
+
+    merge_json.py FILE... > lora.json
+    merge_json.py --ratios FILE...
+"""
+
+import json
+import sys
+
+# What we aim at: forward + backward of all linear layers of a block, M 8192, r 16, dropout 0, over the bare products.
+GOAL = {"768/3072": 1.45, "1024/4096": 1.30, "2048/8192": 1.15, "4096/14336": 1.08}
+
+
+def ratios(entries):
+    """Lines 'what TAB ratios of all variants'."""
+    cases = {}
+    for entry in entries:
+        if entry.get("error_occurred") or entry.get("run_type") == "aggregate" or "ratio" not in entry:
+            continue
+        name, *sizes, _, _, dtype, last = entry["name"].split("/")[:8]
+        operation, _, variant = name.partition("_")
+        rank, dropout = entry["name"].split("/")[4:6]
+        if operation != "block" or variant == "base":
+            continue
+        case = (sizes[1] + "/" + sizes[2], sizes[0], rank, dropout, dtype, last)
+        cases.setdefault(case, {})[variant] = entry["ratio"]
+    for (block, rows, rank, dropout, dtype, last), found in cases.items():
+        goal = f" (goal: {GOAL[block]:.2f})" if block in GOAL and last == "cold" else ""
+        print(f"block {block}, M {rows}, {rank}, {dropout}, {dtype}, {last}: time over bare products{goal}", end="\t")
+        print(", ".join(f"{variant} {ratio:.3f}" for variant, ratio in found.items()))
+
+
+def main():
+    arguments = sys.argv[1:]
+    only_ratios = arguments[:1] == ["--ratios"]
+    files = arguments[1:] if only_ratios else arguments
+    if not files:
+        sys.exit(__doc__)
+    merged = None
+    for path in files:
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
+        except (OSError, ValueError) as error:
+            sys.exit(f"merge_json.py: {path}: {error}")
+        if merged is None:
+            merged = content
+        else:
+            merged["benchmarks"] += content.get("benchmarks", [])
+    if only_ratios:
+        ratios(merged.get("benchmarks", []))
+    else:
+        json.dump(merged, sys.stdout, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Lays everything that check.sh needs beside the sources into one folder that git ignores, for a GPU machine without a network.
+# Run it here, take the folder along with the working tree, run check.sh there.
+#   prepare.sh [--model DIR] [--data DIR] [--without-model] [WHERE]     (WHERE: .gpu-prepared in the project)
+#   --model DIR      a BERT in safetensors, instead of the one that examples/get_minilm.sh brings
+#   --data DIR       holds ag_news/ and sst2/; default $FEDLORA_DATA, else ../shared/data. Without them check.sh goes on without.
+# It holds libraries.tar.gz (the headers of Eigen, doctest, Google Benchmark, CLI11, JSON, utf8proc and OpenSSL, with the three of
+# these that are libraries, for x86-64 and glibc 2.36 or newer), tables.tar.gz, model/ in F16, and `commit`. Run it again after
+# every commit: what is there already stays.
+set -eu
+limit_mib=64
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+where=$root/.gpu-prepared
+model=
+with_model=yes
+data=${FEDLORA_DATA:-$root/../shared/data}
+say() { printf 'prepare.sh: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+while [ $# -gt 0 ]; do
+  case $1 in
+    --model) [ $# -gt 1 ] || die '--model needs a directory'; model=$2; shift 2 ;;
+    --data) [ $# -gt 1 ] || die '--data needs a directory'; data=$2; shift 2 ;;
+    --without-model) with_model=; shift ;;
+    -h | --help) sed -n '3,12s/^# //p' "$0"; exit 0 ;;
+    -*) die "unknown option $1 (--help lists them)" ;;
+    *) where=$1; shift ;;
+  esac
+done
+mkdir -p "$where"
+where=$(cd "$where" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# --- libraries -------------------------------------------------------------------------------------------------------
+compiler=${CXX:-c++}
+command -v "$compiler" >/dev/null || die "no C++ compiler $compiler"
+triplet=$("$compiler" -print-multiarch 2>/dev/null || true)
+search=$("$compiler" -E -v -x c++ /dev/null 2>&1 | sed -n '/^#include <\.\.\.>/,/^End/s/^ //p')
+
+# header NAME PACKAGE: the directory that holds it
+header() {
+  for directory in $search /usr/include/eigen3; do
+    [ -e "$directory/$1" ] && { printf '%s\n' "$directory"; return; }
+  done
+  die "no $1 (Debian: $2)"
+}
+# library FILE PACKAGE: its path
+library() {
+  path=$("$compiler" -print-file-name="$1")
+  [ -e "$path" ] || die "no $1 (Debian: $2)"
+  printf '%s\n' "$path"
+}
+# config NAME VERSION TARGET LINES...: a CMake package, whose lines may use ${prefix}
+config() {
+  folder=$prefix/lib/cmake/$1
+  mkdir -p "$folder"
+  printf '%s\n' "set(PACKAGE_VERSION $2)" 'if(NOT PACKAGE_VERSION VERSION_LESS PACKAGE_FIND_VERSION)' \
+    '  set(PACKAGE_VERSION_COMPATIBLE TRUE)' 'endif()' >"$folder/$1ConfigVersion.cmake"
+  name=$1
+  target=$3
+  shift 3
+  {
+    # shellcheck disable=SC2016  # for CMake
+    printf 'get_filename_component(prefix "${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)\nif(NOT TARGET %s)\n' "$target"
+    printf '  %s\n' "$@"
+    printf 'endif()\n'
+  } >"$folder/${name}Config.cmake"
+}
+# version DIRECTORY MACRO MACRO MACRO: what the headers in it define them as, with dots between
+version() {
+  folder=$1
+  shift
+  for macro in "$@"; do
+    cat "$folder"/* 2>/dev/null | awk -v macro="$macro" '$1 == "#define" && $2 == macro { print $3; exit }'
+  done | paste -s -d .
+}
+
+prefix=$work/libraries
+include=$prefix/include
+mkdir -p "$include" "$prefix/lib"
+if [ "$(uname -m)" != x86_64 ]; then
+  say "this machine is no x86-64: the libraries taken along are for machines like this one"
+fi
+eigen=$(header Eigen/Core libeigen3-dev)
+mkdir -p "$include/eigen3"
+cp -r "$eigen/Eigen" "$include/eigen3/"
+json=$(header nlohmann/json.hpp nlohmann-json3-dev)
+cp -r "$json/nlohmann" "$include/"
+doctest=$(header doctest/doctest.h doctest-dev)
+cp -r "$doctest/doctest" "$include/"
+cli=$(header CLI/CLI.hpp libcli11-dev)
+cp -r "$cli/CLI" "$include/"
+cp "$(header utf8proc.h libutf8proc-dev)/utf8proc.h" "$include/"
+bench=$(header benchmark/benchmark.h libbenchmark-dev)
+cp -r "$bench/benchmark" "$include/"
+ssl=$(header openssl/evp.h libssl-dev)
+cp -rL "$ssl/openssl" "$include/"
+if [ -n "$triplet" ] && [ -d "/usr/include/$triplet/openssl" ]; then cp -rL "/usr/include/$triplet/openssl" "$include/"; fi
+cp "$(library libutf8proc.a libutf8proc-dev)" "$prefix/lib/"
+cp "$(library libcrypto.a libssl-dev)" "$prefix/lib/"
+# Debian has Google Benchmark as a shared library; by the name that programs look for it at run time.
+shared=$(library libbenchmark.so libbenchmark-dev)
+name=$(basename "$(readlink -f "$shared")")
+soname=$(objdump -p "$shared" 2>/dev/null | awk '$1 == "SONAME" { print $2 }')
+cp -L "$shared" "$prefix/lib/${soname:-$name}"
+
+# shellcheck disable=SC2016  # for CMake
+{
+  config Eigen3 "$(version "$eigen/Eigen/src/Core/util" EIGEN_WORLD_VERSION EIGEN_MAJOR_VERSION EIGEN_MINOR_VERSION)" \
+    Eigen3::Eigen 'add_library(Eigen3::Eigen INTERFACE IMPORTED)' \
+    'set_target_properties(Eigen3::Eigen PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${prefix}/include/eigen3")'
+  folder=$json/nlohmann
+  [ ! -e "$folder/detail/abi_macros.hpp" ] || folder=$folder/detail
+  config nlohmann_json "$(version "$folder" NLOHMANN_JSON_VERSION_MAJOR NLOHMANN_JSON_VERSION_MINOR NLOHMANN_JSON_VERSION_PATCH)" \
+    nlohmann_json::nlohmann_json \
+    'add_library(nlohmann_json::nlohmann_json INTERFACE IMPORTED)' \
+    'set_target_properties(nlohmann_json::nlohmann_json PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${prefix}/include")'
+  config doctest 2.4.0 doctest::doctest 'add_library(doctest::doctest INTERFACE IMPORTED)' \
+    'set_target_properties(doctest::doctest PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${prefix}/include")'
+  config CLI11 2.0.0 CLI11::CLI11 'add_library(CLI11::CLI11 INTERFACE IMPORTED)' \
+    'set_target_properties(CLI11::CLI11 PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${prefix}/include")'
+  config benchmark 1.7.0 benchmark::benchmark 'add_library(benchmark::benchmark SHARED IMPORTED)' \
+    'set_target_properties(benchmark::benchmark PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${prefix}/include"' \
+    '  IMPORTED_LOCATION "${prefix}/lib/'"${soname:-$name}"'" IMPORTED_SONAME '"${soname:-$name}"')'
+  config utf8proc 2.5.0 utf8proc::utf8proc 'add_library(utf8proc::utf8proc STATIC IMPORTED)' \
+    'set_target_properties(utf8proc::utf8proc PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${prefix}/include"' \
+    '  IMPORTED_LOCATION "${prefix}/lib/libutf8proc.a" INTERFACE_COMPILE_DEFINITIONS UTF8PROC_STATIC)'
+}
+tar -C "$work" -czf "$where/libraries.tar.gz" libraries
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+# Their terms limit AG News and SST-2 to research: they go into the ignored folder alone.
+mkdir "$work/tables"
+for table in ag_news/train.csv ag_news/test.csv sst2/train.tsv sst2/dev.tsv; do
+  [ -e "$data/$table" ] || continue
+  mkdir -p "$work/tables/${table%/*}"
+  cp "$data/$table" "$work/tables/$table"
+  chmod u+w "$work/tables/$table"
+done
+if [ -e "$work/tables/ag_news/train.csv" ] && [ -e "$work/tables/ag_news/test.csv" ]; then
+  tar -C "$work" -czf "$where/tables.tar.gz" tables
+else
+  say "no ag_news/ in $data: check.sh will have stories260K and CLINC150 alone (--data names another directory)"
+  rm -f "$where/tables.tar.gz"
+fi
+
+# --- the model -------------------------------------------------------------------------------------------------------
+if [ -n "$with_model" ] && [ ! -e "$where/model/model.safetensors" ]; then
+  [ -n "$model" ] || model=$(cd "$root" && sh examples/get_minilm.sh)
+  for file in config.json tokenizer.json tokenizer_config.json; do
+    [ -e "$model/$file" ] || die "no $file in $model"
+  done
+  rm -rf "$where/model"
+  mkdir "$where/model"
+  cp "$model/config.json" "$model/tokenizer.json" "$model/tokenizer_config.json" "$where/model/"
+  python3 "$root/benchmarks/gpu/f16.py" "$model/model.safetensors" "$work/model.safetensors"
+  mv "$work/model.safetensors" "$where/model/"
+elif [ -z "$with_model" ]; then
+  rm -rf "$where/model"
+fi
+
+# --- which sources ---------------------------------------------------------------------------------------------------
+if commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null); then
+  [ -z "$(git -C "$root" status --porcelain 2>/dev/null)" ] || commit="$commit and changes"
+else
+  commit=unknown
+fi
+printf '%s\n' "$commit" >"$where/commit"
+
+kib=$(du -sk "$where" | cut -f1)
+printf '%s: %d.%d MiB for commit %s\n' "$where" $((kib / 1024)) $((kib % 1024 * 10 / 1024)) "$commit"
+[ "$kib" -le $((limit_mib * 1024)) ] || die "more than $limit_mib MiB: too much to go along (--without-model leaves the model out)"
