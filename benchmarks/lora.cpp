@@ -221,6 +221,7 @@ void run(benchmark::State& state, const Case& shape) try {
   state.counters["base_s"] = median(base_times);
   state.counters["median_s"] = median(times);
   state.counters["GFLOP/s"] = 1e-9 * shape.flops() / median(times);
+  state.counters["GB/s"] = 1e-9 * shape.bytes(sizeof(float)) / median(times);
   state.counters["saved_bytes"] = {shape.saved_bytes(sizeof(float)), benchmark::Counter::kDefaults,
                                    benchmark::Counter::kIs1024};
 } catch (const Error& error) {
@@ -252,7 +253,9 @@ int main_of(int argc, char** argv) {
   choice.ranks = {"8", "16"};
   choice.dtypes = {"f32"};
   choice.read(argc, argv);
-  if (choice.dtypes != std::vector<std::string>{"f32"}) fail<ConfigError>("--dtypes", "f32", "another");
+  for (const std::string& dtype : choice.dtypes)
+    if (dtype != "f32") fail<ConfigError>("--dtypes", "f32, which is all that the CPU has", dtype);
+  if (choice.device != 0) fail<ConfigError>("--device", "no such option on the CPU", std::to_string(choice.device));
   for (int i = 1; i < argc; ++i)
     if (std::strcmp(argv[i], "--help") == 0) std::cout << Choice::help() << '\n';
   benchmark::Initialize(&argc, argv);

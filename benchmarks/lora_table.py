@@ -22,6 +22,8 @@ NAME = re.compile(
 
 Case = collections.namedtuple("Case", "dtype last op m k n r p")
 
+NO_COUNTERS = {"family_index", "per_family_instance_index", "repetitions", "repetition_index", "threads", "iterations"}
+
 WHAT = {"block": "all linear layers of a block", "both": "forward + backward", "forward": "forward", "backward": "backward"}
 
 
@@ -40,6 +42,8 @@ class Results:
                     content = json.load(file)
             except (OSError, ValueError) as error:
                 sys.exit(f"lora_table.py: {path}: {error}")
+            if not isinstance(content, dict):
+                sys.exit(f"lora_table.py: {path}: expected what --benchmark_out writes, got a JSON {type(content).__name__}")
             self.context = self.context or content.get("context", {})
             for entry in content.get("benchmarks", []):
                 match = NAME.match(entry.get("name", ""))
@@ -65,7 +69,11 @@ class Results:
 
     def noise(self):
         """The ratios of the bare products to themselves."""
-        return [found["base"]["ratio"] for found in self.cases.values() if "base" in found]
+        return [found["base"]["ratio"] for found in self.cases.values() if "ratio" in found.get("base", {})]
+
+    def values(self):
+        """The counters that a table can show."""
+        return sorted({key for found in self.cases.values() for counters in found.values() for key in counters} - NO_COUNTERS)
 
 
 def base_rate(counters, unit):
@@ -76,7 +84,7 @@ def base_rate(counters, unit):
 def cell(value):
     if value is None:
         return ""
-    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return f"{value:.2f}" if 0.1 <= value < 100 or value == 0 else f"{value:.3g}" if value < 0.1 else f"{value:.0f}"
 
 
 def lines_of_table(results, value):
@@ -151,7 +159,7 @@ def draw(results, op, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", nargs="+", help="files of --benchmark_out")
-    parser.add_argument("--value", default="ratio", help="the counter in the table: ratio, median_s, GB/s, launches, …")
+    parser.add_argument("--value", default="ratio", help="the counter in the table: ratio, median_s, spread, saved_bytes, …")
     parser.add_argument("--picture", metavar="FILE", help="FILE.png or FILE.svg")
     parser.add_argument("--op", help="what the picture shows; block if it was measured, otherwise both")
     arguments = parser.parse_args()
@@ -159,6 +167,8 @@ def main():
     results = Results(arguments.json)
     if not results.adapted():
         sys.exit("lora_table.py: no results of fedlora-bench-lora or fedlora-bench-lora-cuda in " + ", ".join(arguments.json))
+    if arguments.value not in results.values():
+        sys.exit(f"lora_table.py: --value is one of {', '.join(results.values())} for these results, not {arguments.value}")
     print("\n".join(lines_of_table(results, arguments.value)), end="")
     if arguments.picture:
         measured = {case.op for case in results.adapted()}
@@ -167,6 +177,8 @@ def main():
             draw(results, op, arguments.picture)
         except ImportError:
             print("lora_table.py: matplotlib is not installed, so there is only the table", file=sys.stderr)
+        except (OSError, ValueError) as error:
+            sys.exit(f"lora_table.py: {arguments.picture}: {error}")
     return 1 if results.failures else 0
 
 

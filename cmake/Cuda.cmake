@@ -24,8 +24,5 @@ if(FEDLORA_BUILD_TESTS OR FEDLORA_BUILD_EXAMPLES OR FEDLORA_BUILD_BENCHMARKS)
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
     set(CMAKE_CUDA_ARCHITECTURES "80;90a")
   endif()
-  if(NOT DEFINED CMAKE_CUDA_RUNTIME_LIBRARY)
-    set(CMAKE_CUDA_RUNTIME_LIBRARY Shared) # the one that fedlora::cuda has; two in one program know nothing of each other
-  endif()
   enable_language(CUDA)
 endif()

@@ -6,11 +6,12 @@
 #   --out DIR          where results go; default build-gpu/results. A stage's file is complete when the stage ends.
 #   --build DIR        default build-gpu in the project; what is built there already is used
 #   --prepared DIR     what prepare.sh laid ready; default .gpu-prepared. Without it CMake looks for what the machine has.
-#   --limit SECONDS    of all stages together; default 525
+#   --limit SECONDS    of all stages together; default 525. Stages that are named share it evenly.
 #   --jobs N           compilers side by side; default one per processor and 3 GiB of memory
-# Each stage has a time limit of its own as well; what it does not reach, its table says. In --out: STAGE.txt (what was said, and
+# Each stage has a time limit of its own; what it does not reach, its table says. In --out: STAGE.txt (what was said, and
 # the stage's lines of the table), lora.json (the benches), table.md (the table of all stages that have been run with this --out).
-# The table comes last on the screen too. Exit status: 0 if all that was asked for ran and agreed, 77 without a GPU, otherwise 1.
+# The table comes last on the screen too. Exit status: 0 if all that was asked for ran and agreed, 1 if something failed, 3 if
+# something was left out or not done in its time (the table says what), 77 without a GPU.
 # PYTHON names the python3 that has torch, transformers and peft; CUDACXX the nvcc.
 set -u
 
@@ -25,16 +26,17 @@ python=${PYTHON:-python3}
 all_stages='build conformance sanitizer federation bench peer'
 
 die() { printf 'check.sh: %s\n' "$*" >&2; exit 2; }
-whole() { case $2 in '' | *[!0-9]*) die "$1 needs a whole number, not \"$2\"" ;; esac; }
+whole() { case $2 in '' | *[!0-9]* | 0?* | ????????*) die "$1 needs a whole number, not \"$2\"" ;; esac; }
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '3,15s/^# //p' "$0"; exit 0 ;;
+    -h | --help) sed -n '3,16s/^# //p' "$0"; exit 0 ;;
     --stage | --out | --build | --prepared | --limit | --jobs) [ $# -gt 1 ] || die "$1 needs a value" ;;
     *) die "unknown option $1 (--help lists them)" ;;
   esac
   case $1 in
     --stage)
-      case " $all_stages " in *" $2 "*) stages="$stages $2" ;; *) die "--stage is one of: $all_stages" ;; esac ;;
+      case $2 in build | conformance | sanitizer | federation | bench | peer) ;; *) die "--stage is one of: $all_stages" ;; esac
+      stages="$stages $2" ;;
     --out) out=$2 ;;
     --build) build=$2 ;;
     --prepared) prepared=$2 ;;
@@ -48,8 +50,12 @@ out=${out:-$build/results}
 mkdir -p "$out" "$build" || exit 1
 out=$(cd "$out" && pwd)
 build=$(cd "$build" && pwd)
+{ : >"$out/table.new" && rm "$out/table.new"; } || die "cannot write to $out"
 work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
+running= # the process that `within` waits for
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null; rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 for tool in timeout awk sed tail; do command -v $tool >/dev/null || die "no $tool"; done
 now() { date +%s; }
 begun=$(now)
@@ -92,6 +98,7 @@ fi
 # --- what stages use -------------------------------------------------------------------------------------------------
 left() { echo $((deadline - $(now))); }
 row() { printf '| %s | %s | %s |\n' "$stage" "$(printf '%s' "$1" | tr '|' '/')" "$(printf '%s' "$2" | tr '|' '/')" >>"$work/rows"; }
+missed() { row "$1" "$2"; : >"$work/missed"; }
 failed() { row "$1" "**$2**"; : >"$work/failed"; }
 # within SECONDS COMMAND...: runs it until then, or until the stage's time is over. 124: it was not done.
 within() {
@@ -101,7 +108,12 @@ within() {
   [ "$seconds" -le "$rest" ] || seconds=$rest
   [ "$seconds" -gt 0 ] || return 124
   printf '$ %s\n' "$*"
-  timeout -k 5 "$seconds" "$@"
+  timeout -k 5 "$seconds" "$@" & # which a signal to this script reaches through the trap
+  running=$!
+  wait "$running"
+  ended=$?
+  running=
+  return "$ended"
 }
 need_gpu() {
   [ -z "$gpu" ] || return 0
@@ -160,9 +172,10 @@ stage_build() {
   prefix=
   if [ -e "$prepared/libraries.tar.gz" ]; then
     if [ ! -e "$build/libraries" ] || [ -n "$(find "$prepared/libraries.tar.gz" -newer "$build/libraries")" ]; then
-      rm -rf "$build/libraries"
-      tar -C "$build" -xzf "$prepared/libraries.tar.gz" || { failed build "cannot unpack $prepared/libraries.tar.gz"; return; }
-      touch "$build/libraries"
+      rm -rf "$build/libraries" "$build/libraries.new"
+      tar -C "$work" -xzf "$prepared/libraries.tar.gz" || { failed build "cannot unpack $prepared/libraries.tar.gz"; return; }
+      cp -r "$work/libraries" "$build/libraries.new" && mv "$build/libraries.new" "$build/libraries" && touch "$build/libraries" ||
+        { failed build "cannot write $build/libraries"; return; }
     fi
     prefix=$build/libraries
   else
@@ -195,6 +208,7 @@ stage_conformance() {
     tests "operations, ${type#*:}" fedlora_gpu_tests "-tc=*Cuda${type%:*}>*"
     tests "whole models, ${type#*:}" fedlora_gpu_tests "-sf=*model_${type#*:}_test.cpp"
   done
+  tests 'local training, graphs and threads' fedlora_gpu_tests '-sf=*training_test.cpp'
   tests 'low-rank terms by plain products' fedlora_gpu_tests '-tc=*CudaPlain*'
   need_program 'kernels by themselves' fedlora_gpu_kernel_tests || return
   tests 'kernels by themselves' fedlora_gpu_kernel_tests
@@ -205,11 +219,11 @@ stage_sanitizer() {
   need_gpu 'compute-sanitizer' || return
   need_program 'compute-sanitizer' fedlora_gpu_tests || return
   if ! command -v compute-sanitizer >/dev/null; then
-    row 'compute-sanitizer' 'not run: it is not installed'
+    missed 'compute-sanitizer' 'not run: it is not installed'
     return
   fi
   some='*several terms keep*,*dropout of probabilities*,*grouped queries*,*far mean*,*residual sum*,*cross-entropy*,*rotary*'
-  some="$some,*mean pooling*,*gated activations*,*trainable linear*,*a language model computes*"
+  some="$some,*mean pooling*,*gated activations*,*trainable linear*,*a language model computes*,*must grow*"
   for tool in memcheck racecheck; do
     part=$(left)
     [ $tool = racecheck ] || part=$((part / 2))
@@ -221,11 +235,11 @@ stage_sanitizer() {
     said=$(summary_of "$work/tests" "$status")
     found=$(sed -n 's/^=* *\(ERROR\|RACECHECK\) SUMMARY: *//p' "$work/tests" | tail -n 1)
     if grep -qi 'device not supported\|not supported on\|unable to launch\|failed to initialize' "$work/tests"; then
-      row $tool 'this machine does not allow it'
+      missed $tool 'this machine does not allow it'
     elif [ "$status" -eq 124 ]; then
       findings=$(grep -c '^========= .*\(Invalid\|Race\|hazard\)' "$work/tests")
       said="not done in $(($(now) - from)) s; $findings findings until then"
-      if [ "$findings" -eq 0 ]; then row $tool "$said"; else failed $tool "$said"; fi
+      if [ "$findings" -eq 0 ]; then missed $tool "$said"; else failed $tool "$said"; fi
     elif [ -z "$found" ]; then
       failed $tool "ended with status $status and no summary; sanitizer.txt says more"
     else
@@ -238,10 +252,12 @@ stage_sanitizer() {
 }
 
 # --- the example federation ------------------------------------------------------------------------------------------
-# federation NAME ARGUMENTS...: runs it; sets $accuracy, $seconds (training), $per_second (examples trained)
+# federation NAME EXAMPLES ARGUMENTS...: runs it; sets $accuracy, $seconds (training), $per_second (examples trained; a client
+# trains EXAMPLES of them in a round, or "all" it has)
 federation() {
   name=$1
-  shift
+  each=$2
+  shift 2
   rm -rf "$build/federation/$name"
   mkdir -p "$build/federation"
   within 300 "$build/bin/fedlora-federation" --mode federated --out "$build/federation/$name" "$@"
@@ -253,12 +269,13 @@ federation() {
   # mode,round,clients,examples,train_loss,accuracy,loss,macro_f1,bytes_up,bytes_down,train_seconds
   accuracy=$(awk -F, '$6 != "" && NR > 1 { a = $6 } END { if (a != "") printf "%.4f", a }' "$build/federation/$name/metrics.csv")
   seconds=$(awk -F, 'NR > 1 { s = $11 } END { printf "%.1f", s }' "$build/federation/$name/metrics.csv")
-  per_second=$(awk -F, 'NR > 1 { n += $4; s = $11 } END { if (s > 0) printf "%.1f", n / s }' "$build/federation/$name/metrics.csv")
+  per_second=$(awk -F, -v each="$each" 'NR > 1 { n += each == "all" ? $4 : $3 * each; s = $11 } END { if (s > 0) printf "%.1f", n / s }' "$build/federation/$name/metrics.csv")
   return "$status"
 }
 stage_federation() {
   need_gpu 'the example federation' || return
   need_program 'the example federation' fedlora-federation || return
+  reference=
   for dtype in cpu f32 tf32 bf16 f16; do
     what="stories260K on CLINC150, GPU $dtype"
     set -- --device cuda --dtype "$dtype"
@@ -266,38 +283,48 @@ stage_federation() {
       what='stories260K on CLINC150, CPU f32'
       set --
     fi
-    if federation $dtype --rounds 20 "$@"; then
-      row "$what" "accuracy $accuracy, $seconds s in training"
+    if federation $dtype all --rounds 20 "$@"; then
+      said="accuracy $accuracy, $seconds s in training"
+      [ $dtype != cpu ] || reference=$accuracy
+      if [ -n "$accuracy" ] && awk -v a="$accuracy" -v b="${reference:-$accuracy}" 'BEGIN { exit !(a < b - 0.05) }'; then
+        failed "$what" "$said; the CPU's is $reference"
+      else
+        row "$what" "$said"
+      fi
     elif [ "$status" -eq 124 ]; then
-      row "$what" 'not done in its time'
+      missed "$what" 'not done in its time'
     else
       failed "$what" "failed with status $status; federation.txt says why"
     fi
   done
   if [ ! -e "$prepared/model/model.safetensors" ] || [ ! -e "$prepared/tables.tar.gz" ]; then
-    row 'MiniLM on AG News' 'not run: prepare.sh laid no model or no tables ready'
+    missed 'MiniLM on AG News' 'not run: prepare.sh laid no model or no tables ready'
     return
   fi
-  tar -C "$build" -xzf "$prepared/tables.tar.gz" || return
+  tar -C "$build" -xzf "$prepared/tables.tar.gz" || { failed 'MiniLM on AG News' "cannot unpack $prepared/tables.tar.gz"; return; }
   head -n 200 "$build/tables/ag_news/test.csv" >"$build/tables/few.csv"
   set -- --model "$prepared/model" --train "$build/tables/ag_news/train.csv" --text-column 2,3 --label-column 1 \
     --targets query,value --dropout 0.1 --batch 8 --cohort 0.25
   fast=
-  if federation minilm-bf16 "$@" --test "$build/tables/ag_news/test.csv" --rounds 20 --eval-every 4 --device cuda --dtype bf16; then
+  if federation minilm-bf16 all "$@" --test "$build/tables/ag_news/test.csv" --rounds 20 --eval-every 4 --device cuda --dtype bf16; then
     row 'MiniLM on AG News, GPU bf16' "accuracy $accuracy, $seconds s in training, $per_second examples a second"
     fast=$per_second
   elif [ "$status" -eq 124 ]; then
-    row 'MiniLM on AG News, GPU bf16' "not done in its time; $per_second examples a second"
+    missed 'MiniLM on AG News, GPU bf16' "not done in its time; $per_second examples a second"
     fast=$per_second
   else
     failed 'MiniLM on AG News, GPU bf16' "failed with status $status; federation.txt says why"
   fi
-  federation minilm-cpu "$@" --test "$build/tables/few.csv" --rounds 1 --local-steps 12 --threads 2
-  if [ -n "$per_second" ]; then
-    row 'the same, two CPU threads' "$per_second examples a second"
+  gemm=Eigen
+  if ldd "$build/bin/fedlora-federation" | grep -q dnnl; then gemm=oneDNN; fi
+  federation minilm-cpu $((12 * 8)) "$@" --test "$build/tables/few.csv" --rounds 1 --local-steps 12 --threads 2
+  if [ "$status" -ne 0 ] && [ "$status" -ne 124 ]; then
+    failed 'the same, two CPU threads' "failed with status $status; federation.txt says why"
+  elif [ -n "$per_second" ]; then
+    row "the same, two CPU threads, $gemm" "$per_second examples a second"
     [ -z "$fast" ] || row 'GPU over two CPU threads (goal: 10)' "$(awk -v a="$fast" -v b="$per_second" 'BEGIN { printf "%.1f", a / b }')"
   else
-    row 'the same, two CPU threads' 'not done in its time'
+    missed 'the same, two CPU threads' 'not done in its time'
   fi
 }
 
@@ -314,7 +341,7 @@ stage_bench() {
     status=$?
     case $status in
       0) measured="$measured $file" ;;
-      124) row "block $block" 'not done in its time' ;;
+      124) missed "block $block" 'not done in its time' ;;
       *) failed "block $block" "failed with status $status; bench.txt says why" ;;
     esac
   done
@@ -327,7 +354,7 @@ stage_bench() {
   [ -n "$measured" ] || return
   if ! command -v "$python" >/dev/null; then
     for file in $measured; do cp "$file" "$out/"; done
-    row 'LoRA kernels' 'no python3: lora-*.json hold the figures'
+    missed 'LoRA kernels' 'no python3: lora-*.json hold the figures'
     return
   fi
   # shellcheck disable=SC2086  # a list
@@ -342,7 +369,7 @@ stage_peer() {
   need_gpu 'a step against PyTorch + peft' || return
   need_program 'a step against PyTorch + peft' fedlora-bench-step-cuda || return
   if ! command -v "$python" >/dev/null; then
-    row 'a step against PyTorch + peft' 'not run: no python3'
+    missed 'a step against PyTorch + peft' 'not run: no python3'
     return
   fi
   within 300 "$python" "$root/benchmarks/gpu/compare_torch_gpu.py" --ours "$build/bin/fedlora-bench-step-cuda" --limit "$(left)" \
@@ -354,8 +381,8 @@ stage_peer() {
   fi
   case $status in
     0) ;;
-    3) row 'a step against PyTorch + peft' "not run: $(tail -n 1 "$work/said")" ;;
-    124) row 'a step against PyTorch + peft' 'not all done in its time' ;;
+    3) missed 'a step against PyTorch + peft' "not run: $(tail -n 1 "$work/said")" ;;
+    124) missed 'a step against PyTorch + peft' 'not all done in its time' ;;
     *) failed 'a step against PyTorch + peft' "failed with status $status; peer.txt says why" ;;
   esac
 }
@@ -365,6 +392,8 @@ heading() {
   printf '%s; driver %s; CUDA toolkit %s; commit %s; %s\n' "${gpu:-no NVIDIA GPU}" "${driver:-none}" "$toolkit" "$commit" "$(date -u +%F)"
 }
 rm -f "$work/failed" "$work/no_gpu"
+named=0 # how many stages that were asked for by name are left
+[ "$stages" = "$all_stages" ] || for stage in $all_stages; do case " $stages " in *" $stage "*) named=$((named + 1)) ;; esac; done
 for stage in $all_stages; do
   case " $stages " in *" $stage "*) ;; *) continue ;; esac
   case $stage in
@@ -374,14 +403,18 @@ for stage in $all_stages; do
     sanitizer) share=50 ;;
     *) share=60 ;;
   esac
+  if [ "$named" -gt 0 ]; then
+    share=$(((end - $(now)) / named))
+    named=$((named - 1))
+  fi
   deadline=$(($(now) + share))
   [ "$deadline" -le "$end" ] || deadline=$end
   from_stage=$(now)
   : >"$work/rows"
   printf 'check.sh: %s, at most %s s\n' "$stage" "$(left)" >&2
   if [ "$(left)" -le 0 ]; then
-    row "$stage" 'not run: no time was left'
-    : >"$out/$stage.txt"
+    missed "$stage" 'not run: no time was left'
+    heading >"$out/$stage.txt"
   else
     { heading; "stage_$stage"; } </dev/null >"$out/$stage.txt" 2>&1
   fi
@@ -395,9 +428,10 @@ for stage in $all_stages; do
       [ ! -e "$out/$each.txt" ] || sed '1,/^--- [0-9]* s; lines of the table$/d' "$out/$each.txt"
     done
   } >"$work/table.md"
-  mv "$work/table.md" "$out/table.md"
+  cp "$work/table.md" "$out/table.new" && mv "$out/table.new" "$out/table.md" || { echo "check.sh: cannot write to $out" >&2; exit 1; }
 done
 echo
 cat "$out/table.md"
 [ ! -e "$work/failed" ] || exit 1
 [ ! -e "$work/no_gpu" ] || exit 77
+[ ! -e "$work/missed" ] || exit 3

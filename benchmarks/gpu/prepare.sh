@@ -13,21 +13,28 @@ limit_mib=64
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 where=$root/.gpu-prepared
+given=
 model=
 with_model=yes
 data=${FEDLORA_DATA:-$root/../shared/data}
 say() { printf 'prepare.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
+usage() { say "$*"; exit 2; }
 while [ $# -gt 0 ]; do
   case $1 in
-    --model) [ $# -gt 1 ] || die '--model needs a directory'; model=$2; shift 2 ;;
-    --data) [ $# -gt 1 ] || die '--data needs a directory'; data=$2; shift 2 ;;
+    --model) [ $# -gt 1 ] || usage '--model needs a directory'; model=$2; shift 2 ;;
+    --data) [ $# -gt 1 ] || usage '--data needs a directory'; data=$2; shift 2 ;;
     --without-model) with_model=; shift ;;
     -h | --help) sed -n '3,12s/^# //p' "$0"; exit 0 ;;
-    -*) die "unknown option $1 (--help lists them)" ;;
-    *) where=$1; shift ;;
+    -*) usage "unknown option $1 (--help lists them)" ;;
+    *) [ -z "$given" ] || usage "one WHERE, not \"$given\" and \"$1\""; given=$1; where=$1; shift ;;
   esac
 done
+if [ -n "$with_model" ] && [ -n "$model" ]; then
+  for file in config.json tokenizer.json tokenizer_config.json model.safetensors; do
+    [ -e "$model/$file" ] || die "no $file in $model"
+  done
+fi
 mkdir -p "$where"
 where=$(cd "$where" && pwd)
 work=$(mktemp -d)
@@ -128,7 +135,9 @@ cp -L "$shared" "$prefix/lib/${soname:-$name}"
     'set_target_properties(utf8proc::utf8proc PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${prefix}/include"' \
     '  IMPORTED_LOCATION "${prefix}/lib/libutf8proc.a" INTERFACE_COMPILE_DEFINITIONS UTF8PROC_STATIC)'
 }
-tar -C "$work" -czf "$where/libraries.tar.gz" libraries
+rm -f "$where/commit" # the last thing that is written
+tar -C "$work" -czf "$where/.new" libraries
+mv "$where/.new" "$where/libraries.tar.gz"
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 # Their terms limit AG News and SST-2 to research: they go into the ignored folder alone.
@@ -140,7 +149,8 @@ for table in ag_news/train.csv ag_news/test.csv sst2/train.tsv sst2/dev.tsv; do
   chmod u+w "$work/tables/$table"
 done
 if [ -e "$work/tables/ag_news/train.csv" ] && [ -e "$work/tables/ag_news/test.csv" ]; then
-  tar -C "$work" -czf "$where/tables.tar.gz" tables
+  tar -C "$work" -czf "$where/.new" tables
+  mv "$where/.new" "$where/tables.tar.gz"
 else
   say "no ag_news/ in $data: check.sh will have stories260K and CLINC150 alone (--data names another directory)"
   rm -f "$where/tables.tar.gz"
@@ -149,14 +159,12 @@ fi
 # --- the model -------------------------------------------------------------------------------------------------------
 if [ -n "$with_model" ] && [ ! -e "$where/model/model.safetensors" ]; then
   [ -n "$model" ] || model=$(cd "$root" && sh examples/get_minilm.sh)
-  for file in config.json tokenizer.json tokenizer_config.json; do
-    [ -e "$model/$file" ] || die "no $file in $model"
-  done
   rm -rf "$where/model"
   mkdir "$where/model"
   cp "$model/config.json" "$model/tokenizer.json" "$model/tokenizer_config.json" "$where/model/"
   python3 "$root/benchmarks/gpu/f16.py" "$model/model.safetensors" "$work/model.safetensors"
-  mv "$work/model.safetensors" "$where/model/"
+  cp "$work/model.safetensors" "$where/model/.new"
+  mv "$where/model/.new" "$where/model/model.safetensors"
 elif [ -z "$with_model" ]; then
   rm -rf "$where/model"
 fi
@@ -170,5 +178,10 @@ fi
 printf '%s\n' "$commit" >"$where/commit"
 
 kib=$(du -sk "$where" | cut -f1)
+if git -C "$root" rev-parse >/dev/null 2>&1; then # tracked files go along
+  tracked=$(git -C "$root" ls-files -z | (cd "$root" && xargs -0 du -ck) | awk '/total$/ { n += $1 } END { print n + 0 }')
+else
+  tracked=0
+fi
 printf '%s: %d.%d MiB for commit %s\n' "$where" $((kib / 1024)) $((kib % 1024 * 10 / 1024)) "$commit"
-[ "$kib" -le $((limit_mib * 1024)) ] || die "more than $limit_mib MiB: too much to go along (--without-model leaves the model out)"
+[ $((kib + tracked)) -le $((limit_mib * 1024)) ] || die "more than $limit_mib MiB with the tracked files: too much to go along (--without-model leaves the model out)"

@@ -18,6 +18,7 @@ namespace {
 struct Request {
   std::string dtype = "bf16";
   std::string path = "fused";
+  std::string graphs = "on";
   Index layers = 12, hidden = 768, batch = 32, length = 128;
   double seconds = 3;
 };
@@ -62,6 +63,7 @@ void run(const Request& request) {
   CudaOptions options;
   options.math = request.dtype == "f32" ? cuda::FloatMath::float32 : cuda::FloatMath::tf32;
   options.low_rank = request.path == "plain" ? cuda::LowRankPath::plain : cuda::LowRankPath::fused;
+  options.graphs = request.graphs == "on";
   using Backend = CudaBackend<T>;
   const Backend backend(options);
   const SequenceClassifier<Bert, Backend> model(encoder_on(backend, request.layers, request.hidden),
@@ -105,12 +107,14 @@ int bench(int argc, char** argv) {
     const std::string option = argv[i], value = i + 1 < argc ? argv[i + 1] : "";
     if (value.empty())
       throw ConfigError(
-          "usage: fedlora-bench-step-cuda [--dtype bf16|tf32|f32] [--path fused|plain] [--layers N] "
-          "[--hidden N] [--batch N] [--length N] [--seconds S]");
+          "usage: fedlora-bench-step-cuda [--dtype bf16|tf32|f32] [--path fused|plain] [--graphs on|off] "
+          "[--layers N] [--hidden N] [--batch N] [--length N] [--seconds S]");
     if (option == "--dtype")
       request.dtype = value;
     else if (option == "--path")
       request.path = value;
+    else if (option == "--graphs")
+      request.graphs = value;
     else if (option == "--layers")
       request.layers = std::stoll(value);
     else if (option == "--hidden")

@@ -204,7 +204,7 @@ struct Choice {
       if (each.sizes() == sizes) return each;
       known += (known.empty() ? "" : ", ") + each.sizes();
     }
-    fail<ConfigError>("--blocks", "one of " + known, sizes);
+    fail<ConfigError>("--blocks", "one of " + known + " (known_blocks in lora/cases.hpp)", sizes);
   }
 
   static Index whole(const std::string& option, const std::string& text, Index least) {

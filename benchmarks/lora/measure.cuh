@@ -120,7 +120,8 @@ void check_variant(const Setup& setup, const Case& shape) {
     if (difference.numbers < results[i].size())
       fail<CudaError>(where, "finite results", std::to_string(difference.numbers) + of + " that are");
     if (error > tolerance<T>(setup.math))
-      fail<CudaError>(where, "the results of plain products", std::to_string(error) + " of the largest beside them");
+      fail<CudaError>(where, "the results of plain products",
+                      std::to_string(error) + " times the largest apart from them");
   }
 }
 

@@ -3,6 +3,8 @@
 // changes is one line:
 //   using B = fl::CudaBackend<fl::Bf16>;
 // Bf16, Half or float; CudaOptions say which GPU, how floats are multiplied, whose stream and memory.
+// Without CMake: nvcc -std=c++20 -arch=sm_80 (or newer) -DEIGEN_NO_CUDA, because Eigen would mark its functions for the device,
+// and -lcublas -lcublasLt -lutf8proc.
 #pragma once
 
 #include "fedlora/backend/cuda.cuh"

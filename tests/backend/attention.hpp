@@ -49,7 +49,7 @@ Tables tables_of(const Problem& problem) {
 
 /// Products, a softmax, products again.
 template <class B>
-inline constexpr double attention_tolerance = (sizeof(typename B::Element) == 2 ? 1 : 4) * product_tolerance<B>;
+inline constexpr double attention_tolerance = (sizeof(typename B::Element) == 2 ? 1.0 : 2.5) * product_tolerance<B>;
 
 Values attention_of(const Tables& t, const Values& q, const Values& k, const Values& v) {
   Values out(q.rows, q.cols);

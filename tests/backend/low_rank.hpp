@@ -114,6 +114,8 @@ void check_low_rank(Index rows, Index in, Index out, const std::vector<Term>& te
     CHECK(grad_b[t].intact());
   }
   CHECK(dx.intact());
+  CHECK(x_in.intact());
+  CHECK(dy_in.intact());
   check_slopes(
       [&](const std::vector<Values>& v) {
         std::vector<Term> moved = terms;

@@ -304,6 +304,33 @@ TEST_CASE("shared memory begins as NaN in every block") {
   CHECK(numbers == 0);
 }
 
+namespace {
+
+struct Launched {
+  static constexpr int threads = 32;
+  int bytes = 0;
+  int shared_bytes() const { return bytes; }
+  template <class Block>
+  FEDLORA_DEVICE void operator()(Block&) const {}
+};
+
+}  // namespace
+
+TEST_CASE("launches that a GPU would refuse are errors") {
+  cuda::launch(cuda::Stream{}, {1, 65535}, Launched{cuda::shared_bytes_everywhere});
+  check_error<cuda::KernelFault>(
+      [] {
+        cuda::launch(cuda::Stream{}, {1, 1}, Launched{cuda::shared_bytes_everywhere + 1});
+      },
+      {"launch", "101376 bytes of shared memory", "101377"});
+  check_error<cuda::KernelFault>([] { cuda::launch(cuda::Stream{}, {1, 65536}, Launched{}); }, {"65535", "65536"});
+  check_error<cuda::KernelFault>(
+      [] {
+        cuda::launch(cuda::Stream{}, {std::int64_t{1} << 31, 1}, Launched{});
+      },
+      {"2^31 - 1", "2147483648"});
+}
+
 TEST_CASE("an empty grid runs nothing") {
   const auto body = [](auto&) { FAIL("ran"); };
   launch(Stream{}, {0, 1}, Small<decltype(body)>{body});

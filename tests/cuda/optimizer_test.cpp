@@ -464,42 +464,6 @@ TEST_CASE("weights that stop being finite are noticed, and stay so") {
   CHECK(states[0].weights_finite == 0);
 }
 
-TEST_CASE("arrays are searched for what is not finite") {
-  for (const Rows kind : {Rows::aligned, Rows::odd})
-    for (const Index size : {0, 1, 31, 32, 33, 61, 4099, 9001}) {
-      CAPTURE(size);
-      DeviceMatrix<float> values(random_values(1, size, 1), kind);
-      const auto is_finite = [&](std::uint64_t seed) {
-        std::int32_t flag = -5;
-        cuda::all_finite(values.in().data, size, &flag, Stream{seed});
-        return flag;
-      };
-      CHECK(is_finite(1) == 1);
-      for (const Index at : {Index{0}, size / 2, size - 1}) {
-        if (at < 0 || at >= size) continue;
-        for (const float bad : {nan_value, infinity, -infinity}) {
-          const float kept = values.in()(0, at);
-          values.view()(0, at) = bad;
-          CHECK(is_finite(static_cast<std::uint64_t>(at)) == 0);
-          values.view()(0, at) = kept;
-        }
-      }
-      CHECK(values.intact());
-    }
-}
-
-TEST_CASE("weights of the loss hold the loss scale") {
-  std::vector<StepState> states(200);
-  std::vector<float> factors(200), weights(201, -7.0f);
-  for (std::size_t i = 0; i < 200; ++i) {
-    states[i].loss_scale = std::ldexp(1.0, static_cast<int>(i % 17));
-    factors[i] = 1.0f / static_cast<float>(i + 1);
-  }
-  cuda::loss_weights(states.data(), factors.data(), 200, weights.data(), Stream{});
-  for (std::size_t i = 0; i < 200; ++i) CHECK(weights[i] == static_cast<float>(states[i].loss_scale) * factors[i]);
-  CHECK(weights[200] == -7.0f);
-}
-
 TEST_CASE("arguments of steps that do not fit are refused") {
   StepState state;
   StepSegment segment;

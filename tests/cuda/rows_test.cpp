@@ -207,8 +207,8 @@ TEST_CASE("gathered rows keep every bit, those of NaNs too") {
   std::vector<Half> from(64);
   for (std::size_t i = 0; i < 64; ++i) from[i].bits = static_cast<std::uint16_t>(0x7c01 + 13 * i);
   std::vector<Half> to(64, Half(0.0f));
-  const std::int32_t rows[2] = {1, 0};
-  cuda::gather_rows<Half>({from.data(), 2, 32}, rows, {to.data(), 2, 32}, cuda::Stream{});
+  const std::vector<std::int32_t> rows = {1, 0};  // not on the stack, which not every GPU can read
+  cuda::gather_rows<Half>({from.data(), 2, 32}, rows.data(), {to.data(), 2, 32}, cuda::Stream{});
   for (std::size_t i = 0; i < 64; ++i) CHECK(to[i].bits == from[(i + 32) % 64].bits);
 }
 
@@ -225,9 +225,9 @@ TEST_CASE_TEMPLATE("a mean does not depend on the other sequences or on where ro
   const Values x = random_in<T>(90, 40, 1);
   const DeviceMatrix<T> together(x, Rows::aligned), alone(rows_of(x, 20, 87), Rows::odd);
   DeviceMatrix<T> y(3, 40, Rows::aligned), y_alone(1, 40, Rows::odd);
-  const std::int32_t cu_seqlens[4] = {0, 20, 87, 90}, own[2] = {0, 67};
-  cuda::mean_rows<T>(together.in(), cu_seqlens, y.view(), cuda::Stream{1});
-  cuda::mean_rows<T>(alone.in(), own, y_alone.view(), cuda::Stream{2});
+  const std::vector<std::int32_t> cu_seqlens = {0, 20, 87, 90}, own = {0, 67};
+  cuda::mean_rows<T>(together.in(), cu_seqlens.data(), y.view(), cuda::Stream{1});
+  cuda::mean_rows<T>(alone.in(), own.data(), y_alone.view(), cuda::Stream{2});
   for (Index j = 0; j < 40; ++j) CHECK(static_cast<float>(y.in()(1, j)) == static_cast<float>(y_alone.in()(0, j)));
 }
 

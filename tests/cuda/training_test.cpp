@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Local training on the CUDA backend, run on the host: clients whose parameters and moments stay on the device end where
-// the CPU's do, with the same bits on any number of threads and by graphs or without.
+// Local training on the CUDA backend, run on the host: clients whose parameters and moments stay on the device end
+// where the CPU's do, with the same bits on any number of threads and by graphs or without.
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,9 +38,10 @@ SequenceClassifier<Bert, B> classifier(const B& backend = B()) {
   return {tiny_base<Bert, B>(1, Json::object(), {}, backend), {}, everywhere};
 }
 
-/// Two rounds of a federation; the parameters at its end.
+/// Two rounds of a federation; the parameters at its end, and each client's training loss.
 template <class Model, class Optim>
-std::vector<double> federate(const Model& model, const Optim& optimizer, LocalPlan plan) {
+std::vector<double> federate(const Model& model, const Optim& optimizer, LocalPlan plan,
+                             std::vector<double>* losses = nullptr) {
   const auto clients = make_clients(model, texts(), shards, optimizer);
   auto global = model.initial_adapter(5);
   ClientStore<float> store;
@@ -47,6 +49,8 @@ std::vector<double> federate(const Model& model, const Optim& optimizer, LocalPl
     const auto cohort = sample_uniform(clients, {.fraction = 1.0, .seed = 11, .round = round});
     const auto updates = train(cohort, global, plan, {.store = &store});
     global = FedAvg{}(global, updates);
+    for (const auto& update : updates)
+      if (losses != nullptr) losses->push_back(update.metrics.train_loss);
   }
   return {global.values().begin(), global.values().end()};
 }
@@ -67,14 +71,25 @@ const LocalPlan plain{.epochs = 2, .batch_size = 2, .threads = 1};
 
 }  // namespace
 
+/// Both from one start: parameters at the end, as a share of the way, and every loss.
+template <class Model, class Optim>
+void check_against_cpu(const Model& model, const Optim& optimizer, const LocalPlan& plan, double bound,
+                       double loss_bound) {
+  std::vector<double> losses, expected_losses;
+  const auto there = federate(classifier<CpuBackend<float>>(), optimizer, plan, &expected_losses);
+  const auto here = federate(model, optimizer, plan, &losses);
+  CHECK(apart(model, here, there) <= bound);
+  REQUIRE(losses.size() == 6);
+  for (std::size_t i = 0; i < losses.size(); ++i)
+    CHECK(std::abs(losses[i] - expected_losses[i]) <= loss_bound * expected_losses[i]);
+}
+
 TEST_CASE("clients trained on the device end where the CPU's do") {
-  const auto expected = classifier<CpuBackend<float>>();
   const auto model = classifier<CudaBackend<float>>(CudaBackend<float>({.math = FloatMath::float32}));
   static_assert(detail::TrainsOnDevice<std::remove_cv_t<decltype(model)>, AdamW>);
   static_assert(!detail::TrainsOnDevice<std::remove_cv_t<decltype(model)>, OwnSgd>);
   const auto check = [&](const auto& optimizer, const LocalPlan& plan, double bound) {
-    const auto there = federate(expected, optimizer, plan);
-    CHECK(apart(model, federate(model, optimizer, plan), there) <= bound);
+    check_against_cpu(model, optimizer, plan, bound, 1e-4);
   };
   check(Sgd{.lr = 0.1, .momentum = 0.9, .weight_decay = 0.01, .nesterov = true}, plain, 1e-4);
   check(AdamW{.lr = 1e-3}, plain, 1e-2);  // its first steps follow the sign of gradients that are nearly zero
@@ -89,23 +104,89 @@ TEST_CASE("clients trained on the device end where the CPU's do") {
   check(own, plan, 1e-4);
 }
 
+TEST_CASE_TEMPLATE("the same in 16 bits, within their rounding", T, Bf16, Half) {
+  const auto model = classifier<CudaBackend<T>>();
+  const double bound = std::is_same_v<T, Bf16> ? 0.1 : 0.02;
+  LocalPlan plan = plain;
+  check_against_cpu(model, Sgd{.lr = 0.1, .momentum = 0.9}, plan, bound, bound);
+  plan.accumulation = 2;
+  plan.mu = 0.1;
+  check_against_cpu(model, Sgd{.lr = 0.1}, plan, bound, bound);
+}
+
 TEST_CASE("the same bits on any number of threads, as graphs or not") {
   LocalPlan plan = plain;
   plan.keep_optimizer_state = true;
-  const auto run = [&](bool graphs, int threads) {
+  const auto run = [&](bool graphs, int threads, std::optional<cuda::Stream> stream = {}) {
     CudaOptions options;
     options.graphs = graphs;
+    options.stream = stream;
     plan.threads = threads;
     return federate(classifier<CudaBackend<Bf16>>(CudaBackend<Bf16>(options)), AdamW{.lr = 1e-3}, plan);
   };
   const auto reference = run(true, 1);
   CHECK(run(true, 2) == reference);
   CHECK(run(false, 3) == reference);
+  const cuda::OwnedStream callers;
+  CHECK(run(true, 3, callers.get()) == reference);
+  CHECK(run(true, 3, cuda::Stream{}) == reference);  // CUDA's default stream, of which no graph can be made
+}
+
+TEST_CASE("a caller's stream has one runner at a time") {
+  const CudaBackend<float> own(CudaOptions{.stream = cuda::Stream{}});
+  CHECK(runner_threads(own, 7) == 1);
+  CHECK(runner_threads(CudaBackend<float>(), 7) == 7);
+  CHECK(detail::cohort_threads(Cohort<Client<SequenceClassifier<Bert, CudaBackend<float>>, Sgd>>{}, 7) == 7);
+  const auto model = classifier(own);
+  const auto clients = make_clients(model, texts(), shards, Sgd{.lr = 0.1});
+  CHECK(detail::cohort_threads(sample_uniform(clients, {.fraction = 1.0, .seed = 1, .round = 1}), 7) == 1);
+}
+
+TEST_CASE("a step for which memory must grow is not captured, and counts once") {
+  const CudaBackend<float> backend;
+  cuda::Runner<float> run(backend);
+  cuda::Trainee<float> trainee(run);
+  const std::vector<float> start = {1, 2, 3};
+  std::vector<float> velocity;
+  const std::vector<std::vector<float>*> moments = {&velocity};
+  trainee.begin(start, {moments.begin(), moments.end()}, 0, 2, 0.0, 0.0);
+  int calls = 0;
+  for (Index step = 0; step < 2; ++step) {
+    run.reset();
+    trainee.run(step, 5, 1, [&] {
+      ++calls;
+      cuda::fill_zero<float>(run.matrix(1 + 40000 * step, 1000), run.stream());
+      trainee.update(Sgd{.lr = 0.1, .momentum = 0.5, .weight_decay = 1.0}.fused(0.1));
+    });
+  }
+  std::vector<float> end(3);
+  Index steps_done = 0;
+  const auto outcomes = trainee.finish(end, moments, steps_done);
+  CHECK(calls == 3);
+  CHECK(steps_done == 2);
+  CHECK(outcomes[1].gradient_finite);
+  // v = w, w -= 0.1 v; v = 0.5 v + w, w -= 0.1 v
+  for (std::size_t i = 0; i < 3; ++i) CHECK(end[i] == doctest::Approx(start[i] * (0.9 - 0.14)));
+}
+
+TEST_CASE("moments that no step has made are zero") {
+  const CudaBackend<Half> backend;
+  cuda::Runner<Half> run(backend);
+  cuda::Trainee<Half> trainee(run);
+  std::vector<float> values = {1, 2, 3}, first, second;
+  const std::vector<std::vector<float>*> moments = {&first, &second};
+  trainee.begin(values, {moments.begin(), moments.end()}, 0, 1, 0.0, 0.0);
+  Index steps_done = 7;
+  trainee.finish(values, moments, steps_done);
+  CHECK(steps_done == 0);
+  CHECK(first == std::vector<float>(3, 0.0f));
+  CHECK(second == first);
 }
 
 TEST_CASE("training that diverges names round, client and step") {
   const auto model = classifier<CudaBackend<float>>();
-  check_error<DivergenceError>([&] { federate(model, Sgd{.lr = 1e30}, plain); }, {"round 1, client ", "step ", "finite"});
+  check_error<DivergenceError>([&] { federate(model, Sgd{.lr = 1e30}, plain); },
+                               {"round 1, client ", "step ", "finite"});
 }
 
 TEST_CASE("steps whose gradient overflows 16 bits are skipped and counted") {
@@ -113,9 +194,9 @@ TEST_CASE("steps whose gradient overflows 16 bits are skipped and counted") {
   const auto clients = make_clients(model, texts(), shards, AdamW{.lr = 1e-3});
   auto start = model.initial_adapter(5);
   for (const SavedTensor& tensor : model.layout()->saved)
-    for (float& value : start.values().subspan(static_cast<std::size_t>(tensor.offset),
-                                               static_cast<std::size_t>(tensor.size())))
-      value *= 40;  // the gradient of what the head reads is that large; times the first loss scale it is infinite
+    for (float& value :
+         start.values().subspan(static_cast<std::size_t>(tensor.offset), static_cast<std::size_t>(tensor.size())))
+      value *= 640;  // the gradient of what the head reads is that large; times the first loss scale it is infinite
   const auto cohort = sample_uniform(clients, {.fraction = 1.0, .seed = 11, .round = 1});
   const auto updates = train(cohort, start, {.epochs = 6, .batch_size = 3, .threads = 1});
   for (const auto& update : updates) {

@@ -2,12 +2,14 @@
 // What nn/ asks of a backend. The concepts name the types; backend/cpu/runner.hpp states each operation's contract.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <span>
 
 #include "fedlora/backend/frozen_matrix.hpp"
 #include "fedlora/backend/operations.hpp"
+#include "fedlora/core/parallel.hpp"
 #include "fedlora/core/shape.hpp"
 
 namespace fedlora {
@@ -60,5 +62,15 @@ concept Backend = std::copyable<B> && requires(const B& backend, const FrozenMat
   requires std::constructible_from<typename B::Runner, const B&>;
   { backend.values(matrix)[0] } -> std::convertible_to<typename B::Scalar>;
 };
+
+/// Of the threads asked for (0: one per hardware thread), how many may have a runner of the backend at the same time: all,
+/// unless it has a `most_runners()` that says how many.
+template <class B>
+int runner_threads(const B& backend, int threads) {
+  if constexpr (requires { backend.most_runners(); })
+    return std::min(worker_count(threads), backend.most_runners());
+  else
+    return worker_count(threads);
+}
 
 }  // namespace fedlora

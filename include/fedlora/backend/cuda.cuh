@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -29,7 +30,8 @@ namespace fedlora {
 using CudaOptions = cuda::Options;
 
 /// Computes on a GPU: activations and weights in T (float, Bf16 or Half), sums in float, adapters and their gradients
-/// in float. Copies share the device's memory; a runner has a stream of its own, so calls from many threads are safe.
+/// in float. Copies share the device's memory. A runner has a stream of its own, so calls from many threads are safe;
+/// with a caller's stream (CudaOptions::stream) there is one runner at a time, which `train` and `evaluate` keep to.
 /// Two runs on one device give the same bits.
 template <class T = float>
 class CudaBackend {
@@ -45,11 +47,12 @@ class CudaBackend {
 
   CudaBackend() : CudaBackend(CudaOptions{}) {}
   /// \throws CudaError when there is no such device.
-  explicit CudaBackend(CudaOptions options)
-      : context_(std::make_shared<const cuda::Context>(std::move(options))) {}
+  explicit CudaBackend(CudaOptions options) : context_(std::make_shared<const cuda::Context>(std::move(options))) {}
 
   const std::shared_ptr<const cuda::Context>& context() const { return context_; }
   cuda::MemoryUsage memory_usage() const { return context_->memory.usage(); }
+  /// Runners that may be at work at the same time.
+  int most_runners() const { return context_->options.stream ? 1 : std::numeric_limits<int>::max(); }
 
   /// A frozen matrix in T on the device. `where` names the tensor. \throws FormatError for a type that is not
   /// floating-point, CudaError

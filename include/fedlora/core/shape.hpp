@@ -19,6 +19,10 @@ struct MatrixView {
   Index rows = 0;
   Index cols = 0;
   Index stride = 0;  ///< elements from one row to the next, at least `cols`
+  /// Room that is this matrix's own: columns behind each row, rows behind the last. What stands there is no part of the
+  /// matrix, and operations may write to it. Views of a part of a matrix have none.
+  Index spare_cols = 0;
+  Index spare_rows = 0;
 
   constexpr MatrixView() = default;
   constexpr MatrixView(T* data_, Index rows_, Index cols_) : data(data_), rows(rows_), cols(cols_), stride(cols_) {}
@@ -29,7 +33,12 @@ struct MatrixView {
   template <class U>
     requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
   constexpr MatrixView(const MatrixView<U>& other)  // NOLINT: implicit on purpose, as T* to const T* is
-      : data(other.data), rows(other.rows), cols(other.cols), stride(other.stride) {}
+      : data(other.data),
+        rows(other.rows),
+        cols(other.cols),
+        stride(other.stride),
+        spare_cols(other.spare_cols),
+        spare_rows(other.spare_rows) {}
 
   constexpr T* row(Index i) const { return data + i * stride; }
   constexpr T& operator()(Index i, Index j) const { return data[i * stride + j]; }

@@ -35,7 +35,7 @@ template <class C, BroadcastFunction<typename C::Scalar> Broadcasts>
 auto evaluate_clients(const Cohort<C>& cohort, const Broadcasts& broadcast, int threads = 0) {
   using Result = decltype(cohort.clients[0]->model->evaluate(broadcast(Index{0}), Dataset{}, 1));
   std::vector<Result> results(cohort.clients.size());
-  parallel_for(cohort.clients.size(), threads, [&](int, std::size_t k) {
+  parallel_for(cohort.clients.size(), detail::cohort_threads(cohort, threads), [&](int, std::size_t k) {
     const C& client = *cohort.clients[k];
     try {
       [[maybe_unused]] const detail::WorkerScope<typename C::ModelType::Backend> scope{};

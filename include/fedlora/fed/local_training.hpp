@@ -37,6 +37,15 @@ struct WorkerScope<Backend> {
   typename Backend::ThreadScope scope;
 };
 
+/// How many threads may work for a cohort at the same time (`runner_threads`).
+template <class C>
+int cohort_threads(const Cohort<C>& cohort, int threads) {
+  int workers = worker_count(threads);
+  if constexpr (requires(const C& client) { client.model->base().backend; })
+    for (const C* client : cohort.clients) workers = runner_threads(client->model->base().backend, workers);
+  return workers;
+}
+
 inline std::string place_of(Index round, Index client) {
   return "round " + std::to_string(round) + ", client " + std::to_string(client);
 }
@@ -186,6 +195,7 @@ Update<typename C::Scalar> train_on_device(const C& client, const Adapter<typena
     if (!std::isfinite(outcome.loss)) diverged("a finite loss", std::to_string(outcome.loss));
     if (!outcome.gradient_finite) {
       if (!trainee.scales_loss) diverged("a finite gradient", "infinite or not a number");
+      if (outcome.loss_scale < 1) diverged("a gradient that is finite without a loss scale", "infinite or not a number");
       ++metrics.skipped_steps;
     }
     if (!outcome.parameters_finite) diverged("finite parameters", "infinite or not a number");

@@ -144,13 +144,13 @@ std::vector<Update<typename C::Scalar>> train(const Cohort<C>& cohort, const Bro
   });
 
   // One client per thread; threads that are left over when clients are few share the micro-batches of their steps.
-  const std::size_t threads = static_cast<std::size_t>(worker_count(plan.threads));
+  const auto threads = static_cast<std::size_t>(detail::cohort_threads(cohort, plan.threads));
   const int per_client = static_cast<int>(std::max<std::size_t>(1, threads / std::max<std::size_t>(1, count)));
   std::vector<detail::WorkerMemory<Model>> workers(std::min(count, threads));
   std::vector<std::optional<Update<T>>> updates(count);
   std::vector<State> states(plan.keep_optimizer_state ? count : 0);
   std::mutex mutex;
-  parallel_for(count, plan.threads, [&](int number, std::size_t item) {
+  parallel_for(count, static_cast<int>(threads), [&](int number, std::size_t item) {
     const std::size_t k = order[item];
     const C& client = *cohort.clients[k];
     try {

@@ -130,8 +130,9 @@ class AdaptedBase {
   template <class W, class Body>
   void for_evaluation_batches(const Adapter<Scalar>& adapter, const Dataset& data, int threads, Body&& body) const {
     const std::vector<Index> starts = evaluation_batches(data);
-    std::vector<std::unique_ptr<W>> workspaces(static_cast<std::size_t>(worker_count(threads)));
-    parallel_for(starts.size() - 1, threads, [&](int worker, std::size_t chunk) {
+    const int workers = runner_threads(base_.backend, threads);
+    std::vector<std::unique_ptr<W>> workspaces(static_cast<std::size_t>(workers));
+    parallel_for(starts.size() - 1, workers, [&](int worker, std::size_t chunk) {
       [[maybe_unused]] const typename B::ThreadScope scope{};
       auto& workspace = workspaces[static_cast<std::size_t>(worker)];
       if (!workspace) workspace = std::make_unique<W>(base_.backend);

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loop of a federation on a GPU, beside the rest of the library. Where there is none it ends with the error that
-// says so.
+// The loop of a federation on a CPU and on a GPU, in one file. Where there is no GPU it ends with the error that says so.
 #include <cstdio>
 #include <fedlora/cuda.cuh>
 #include <fedlora/fedlora.hpp>
 
 namespace fl = fedlora;
-using B = fl::CudaBackend<fl::Bf16>;
 
+template <class B>
 double accuracy_after_a_round(const B& backend, const char* checkpoint, const char* texts) {
   const fl::Table table = fl::read_table(texts, {.text = {"text"}, .label = "label"});
   const auto base = fl::load_pretrained<fl::Bert>(backend, checkpoint);
@@ -19,7 +18,8 @@ double accuracy_after_a_round(const B& backend, const char* checkpoint, const ch
 }
 
 int main(int argc, char** argv) try {
-  const B backend;
+  if (argc == 3) std::printf("accuracy %g\n", accuracy_after_a_round(fl::CpuBackend<float>(), argv[1], argv[2]));
+  const fl::CudaBackend<fl::Bf16> backend;
   if (argc == 3) std::printf("accuracy %g\n", accuracy_after_a_round(backend, argv[1], argv[2]));
   std::printf("fedlora %s: a GPU\n", fl::version);
 } catch (const fl::CudaError& error) {

@@ -11,8 +11,6 @@ void instantiate(const StepArrays<T>& arrays, float* m, float* v, const StepSegm
   adamw_step(AdamWParameters{}, arrays, m, v, segments, states, stream);
   sgd_step(SgdParameters{}, arrays, m, segments, states, stream);
   update_scale(default_loss_scaling<T>, segments, states, stream);
-  loss_weights(states, m, segments.count, v, stream);
-  all_finite(m, segments.longest, &states->finite, stream);
 }
 template void instantiate<float>(const StepArrays<float>&, float*, float*, const StepSegments&, StepState*,
                                  std::span<std::byte>, Stream);

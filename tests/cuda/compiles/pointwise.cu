@@ -13,7 +13,6 @@ void instantiate(Activation activation, MatrixView<T> m, const Dropout& mask, co
   gated_backward<T>(activation, m, m, m, m, m, stream);
   add_residual<T>(m, m.data, m, mask, row_numbers, 0, m.rows, stream);
   dropout<T>(mask, m, m, row_numbers, 0, m.rows, stream);
-  add_bias<T>(m, m.data, stream);
   copy<T>(m, m, stream);
   add<T>(m, m, stream);
   fill_zero<T>(m, stream);

@@ -142,11 +142,13 @@ void softmax_row(T* scores, Index visible, Index width) {
   constexpr T lowest = -std::numeric_limits<T>::infinity();
   Lanes<T> behind;  // of each lane: how far it lies behind the last visible key
   for (Index lane = 0; lane < lane_count<T>; ++lane) behind[lane] = static_cast<T>(lane - visible);
-  Lanes<T> tops = Lanes<T>{} + lowest;
+  const Lanes<T> zero{};  // named, see exp_lanes
+  const Lanes<T> unseen = zero + lowest;
+  Lanes<T> tops = unseen;
   for (Index j = 0; j < width; j += lane_count<T>) {
     Lanes<T> values;
     load<T>(values, scores + j);
-    values = behind + static_cast<T>(j) >= Lanes<T>{} ? Lanes<T>{} + lowest : values;
+    values = behind + static_cast<T>(j) >= zero ? unseen : values;
     tops = values > tops ? values : tops;
   }
   const T top = max_lanes<T>(tops);
@@ -156,7 +158,7 @@ void softmax_row(T* scores, Index visible, Index width) {
     load<T>(values, scores + j);
     values -= top;
     exp_lanes(values);
-    values = behind + static_cast<T>(j) >= Lanes<T>{} ? Lanes<T>{} : values;
+    values = behind + static_cast<T>(j) >= zero ? zero : values;
     total += values;
     store<T>(values, scores + j);
   }

@@ -59,14 +59,16 @@ class Arena {
     return reinterpret_cast<U*>(take_bytes(static_cast<std::size_t>(count) * sizeof(U)));
   }
 
-  /// A matrix whose rows begin on multiples of 16 bytes, so that they can be read by vectors. Behind each row there is
-  /// room for `extra_cols` more. \throws CudaError
+  /// A matrix whose rows begin on multiples of 16 bytes, so that they can be read by vectors, with so many spare
+  /// columns at least. \throws CudaError
   template <class U>
-  MatrixView<U> matrix(Index rows, Index cols, Index extra_cols = 0) {
+  MatrixView<U> matrix(Index rows, Index cols, Index spare_cols = 0) {
     static_assert(16 % sizeof(U) == 0);
     constexpr Index unit = 16 / static_cast<Index>(sizeof(U));
-    const Index stride = (cols + extra_cols + unit - 1) / unit * unit;
-    return {take<U>(rows * stride), rows, cols, stride};
+    const Index stride = (cols + spare_cols + unit - 1) / unit * unit;
+    MatrixView<U> matrix(take<U>(rows * stride), rows, cols, stride);
+    matrix.spare_cols = spare_cols;
+    return matrix;
   }
 
   /// Gives back, at its end, what was taken during its life.

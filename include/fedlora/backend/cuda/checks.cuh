@@ -17,9 +17,6 @@
 
 namespace fedlora::cuda {
 
-/// Shared memory that a block may have on every architecture from sm_80 on (sm_86 and sm_89 have the least).
-inline constexpr int shared_bytes_everywhere = 99 * 1024;
-
 /// Blocks that a launch should have at least, so that every multiprocessor of a large GPU has two. A constant: where
 /// work is split must depend on shapes alone, never on the device.
 inline constexpr Index enough_blocks = 264;

@@ -27,7 +27,7 @@ struct Options {
   int device = 0;
   FloatMath math = FloatMath::tf32;  ///< how floats are multiplied; 16-bit types have one way
   LowRankPath low_rank = LowRankPath::fused;
-  std::optional<Stream> stream = {};  ///< the caller's, for all runners, one at a time; otherwise each has its own
+  std::optional<Stream> stream = {};  ///< the caller's, for one runner at a time; otherwise each has its own
   DeviceAllocator allocator = {};     ///< the caller's; otherwise memory is taken from the device and kept
   std::size_t memory_limit = DeviceMemory::no_limit;  ///< bytes
   /// Bytes of one runner's slot for [W | scale · B]; larger layers, and 0, add S Bᵀ to the result instead.
@@ -37,18 +37,29 @@ struct Options {
 
 namespace detail {
 
-/// Makes a device the current one of this thread. \throws CudaError naming how many there are
-inline void use_device(int device) {
+/// Whether there is such a device that these kernels run on. \throws CudaError
+inline void require_device(int device) {
+  const std::string where = "cuda device " + std::to_string(device);
+  int count = 1;
 #if defined(__CUDACC__)
-  int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
-#else
-  const int count = 1;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess && status != cudaErrorNoDevice)
+    fail<CudaError>(where, "an NVIDIA GPU and its driver", cudaGetErrorString(status));
+  if (status != cudaSuccess || count == 0) fail<CudaError>(where, "an NVIDIA GPU and its driver", "none");
 #endif
   if (device < 0 || device >= count)
-    fail<CudaError>("cuda device " + std::to_string(device),
-                    count == 0 ? "an NVIDIA GPU and its driver" : "one of " + std::to_string(count) + ", from 0",
-                    count == 0 ? "none" : "no such device");
+    fail<CudaError>(where, "one of " + std::to_string(count) + ", from 0", "no such device");
+#if defined(__CUDACC__)
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
+  if (major < 8)
+    fail<CudaError>(where, "compute capability 8.0 or more", std::to_string(major) + "." + std::to_string(minor));
+#endif
+}
+
+/// Makes a device the current one of this thread. \throws CudaError
+inline void use_device([[maybe_unused]] int device) {
 #if defined(__CUDACC__)
   check(cudaSetDevice(device), "cudaSetDevice");
 #endif
@@ -59,7 +70,7 @@ inline void use_device(int device) {
 /// A runner's stream: its own, or the caller's.
 class ContextStream {
  public:
-  /// \throws CudaError when there is no such device.
+  /// \throws CudaError
   explicit ContextStream(const Options& options) {
     detail::use_device(options.device);
     if (options.stream)
@@ -79,14 +90,20 @@ class ContextStream {
 struct Context {
   /// \throws CudaError when there is no such device.
   explicit Context(Options given)
-      : options(std::move(given)), loading(options), memory(options.allocator, options.memory_limit) {}
+      : options(checked(std::move(given))), loading(options), memory(options.allocator, options.memory_limit) {}
 
   /// Makes the device the current one of this thread. \throws CudaError
   void use() const { detail::use_device(options.device); }
 
-  Options options;
+  const Options options;
   ContextStream loading;  ///< for what is copied once, weights above all
   DeviceMemory memory;
+
+ private:
+  static Options checked(Options options) {
+    detail::require_device(options.device);
+    return options;
+  }
 };
 
 }  // namespace fedlora::cuda

@@ -55,6 +55,9 @@ struct alignas(16) Vector {
   T elements[vector_length<T>];
 };
 
+/// Shared memory that a block may have on every architecture from sm_80 on (sm_86 and sm_89 have the least).
+inline constexpr int shared_bytes_everywhere = 99 * 1024;
+
 /// How many blocks a launch has. A kernel says itself how many threads a block has and how much shared memory.
 struct Grid {
   std::int64_t x = 1;  ///< at most 2^31 - 1

@@ -4,6 +4,10 @@
 
 #include "fedlora/backend/cuda/fragment.cuh"
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "fedlora: kernels need sm_80 or newer; set CMAKE_CUDA_ARCHITECTURES, or nvcc's -arch"
+#endif
+
 #if defined(__CUDACC__)
 
 #include <cuda_runtime.h>

@@ -73,6 +73,9 @@ class OwnedStream {
 
 namespace detail {
 
+/// The default stream of old cannot become a graph.
+inline bool can_capture(Stream stream) { return stream != nullptr && stream != cudaStreamLegacy; }
+
 inline void wait_for(Stream stream) { check(cudaStreamSynchronize(stream), "cudaStreamSynchronize"); }
 
 class Event {

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -31,11 +32,23 @@ class BlasHandle {
   template <class T>
   bool multiply_bias(const ColumnMajorProduct<T, T>& product, const T* bias, FloatMath math) {
     check_range("cuda::Blas, bias", bias, static_cast<std::size_t>(product.m) * sizeof(T));
+    for (const void* const operand : {static_cast<const void*>(product.a), static_cast<const void*>(product.b),
+                                      static_cast<const void*>(product.c), static_cast<const void*>(bias)})
+      check_multiple_of_16("an operand", reinterpret_cast<std::uintptr_t>(operand));
+    for (const Index leading : {product.lda, product.ldb, product.ldc})
+      check_multiple_of_16("a row", static_cast<std::uintptr_t>(leading) * sizeof(T));
     compute<T, T>(product, bias, math);
     return true;
   }
 
  private:
+  /// What the plans of cuBLASLt are told of their operands.
+  static void check_multiple_of_16(const char* what, std::uintptr_t bytes) {
+    if (bytes % 16 != 0)
+      fail<KernelFault>("cuda::Blas, bias", std::string(what) + " on a multiple of 16 bytes",
+                        std::to_string(bytes % 16) + " beside one");
+  }
+
   template <class T, class C>
   static void compute(const ColumnMajorProduct<T, C>& p, const C* bias, FloatMath math) {
     check_matrix("cuda::Blas, B", p.a, p.a_rows(), p.a_cols(), p.lda);  // as the caller knows them: row by row

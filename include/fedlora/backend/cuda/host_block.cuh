@@ -268,6 +268,12 @@ class HostBlock {
 template <class Kernel>
 void launch(Stream stream, Grid grid, const Kernel& kernel) {
   if (grid.x <= 0 || grid.y <= 0) return;
+  if (grid.x >= std::int64_t{1} << 31 || grid.y >= 1 << 16)
+    fail<KernelFault>("launch", "a grid of at most 2^31 - 1 by 65535 blocks",
+                      std::to_string(grid.x) + " by " + std::to_string(grid.y));
+  if (kernel.shared_bytes() > shared_bytes_everywhere)
+    fail<KernelFault>("launch", "at most " + std::to_string(shared_bytes_everywhere) + " bytes of shared memory",
+                      std::to_string(kernel.shared_bytes()));
   host::Machine machine(Kernel::threads, kernel.shared_bytes(), stream.seed);
   std::vector<std::int64_t> blocks(static_cast<std::size_t>(grid.x * grid.y));
   for (std::size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<std::int64_t>(i);

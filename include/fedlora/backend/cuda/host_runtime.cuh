@@ -44,6 +44,8 @@ class OwnedStream {
 
 namespace detail {
 
+inline bool can_capture(Stream) { return true; }
+
 inline void wait_for(Stream) {}
 
 class Event {

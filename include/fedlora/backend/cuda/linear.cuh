@@ -29,9 +29,9 @@ namespace fedlora::cuda {
 /// up to 24, or of one layer up to 48. Groups of higher ranks add S Bᵀ to the result.
 inline constexpr Index augmented_columns = 48;
 
-/// The rows of a batch, and as many as its matrices have room for: products take all of these, so that batches of nearly
-/// the same size are the same products to cuBLAS, its plans and a captured graph. What is in the spare rows reaches no
-/// result.
+/// The rows of a batch, and as many as a runner's matrices have room for: products take the spare rows along, so that
+/// batches of nearly the same size are the same products to cuBLAS, its plans and a captured graph. What is in the
+/// spare rows reaches no result.
 struct BatchRows {
   Index rows = 0;
   Index bucket = 0;
@@ -45,13 +45,6 @@ struct BatchRows {
 
   /// `count`, or the bucket if these are the batch's rows.
   Index room(Index count) const { return count == rows ? bucket : count; }
-
-  /// A matrix with its spare rows, if it has one row for each of the batch's.
-  template <class U>
-  MatrixView<U> with_spare(MatrixView<U> matrix) const {
-    matrix.rows = room(matrix.rows);
-    return matrix;
-  }
 };
 
 /// The linear layers of one runner. T is float, Bf16 or Half.
@@ -68,11 +61,8 @@ class Linear {
         memory_(memory),
         stream_(stream) {}
 
-  /// Matrices of so many rows have the room that `batch` says, from now on.
-  void expect(const BatchRows& batch) { batch_ = batch; }
-
   /// Every part: y = x Wᵀ (+ bias) and, over each term's rows, S = dropout(x) Aᵀ and y += scale · S Bᵀ. Where x has
-  /// room behind its rows, S may be written there as well.
+  /// spare columns, S may be written there as well. The same bits in every run.
   void forward(Blas& blas, Arena& arena, MatrixView<const T> x, std::span<const Part> parts) {
     if (path_ == LowRankPath::plain || !fits(parts)) return plain_forward(blas, arena, x, parts);
     const std::vector<Group> groups = groups_of(parts);
@@ -104,7 +94,8 @@ class Linear {
   }
 
   /// Given dy of every part: adds the gradients of its terms' A and B and, unless dx is empty, dx = (or, when
-  /// `accumulate`, +=) Σ over parts of dy W and of the terms' parts.
+  /// `accumulate`, +=) Σ over parts of dy W and of the terms' parts. Where a part's dy has spare columns, dS may be
+  /// written there. The same bits in every run.
   void backward(Blas& blas, Arena& arena, MatrixView<const T> x, std::span<const Part> parts, MatrixView<T> dx,
                 bool accumulate) {
     if (path_ == LowRankPath::plain || !fits(parts)) return plain_backward(blas, arena, x, parts, dx, accumulate);
@@ -128,12 +119,14 @@ class Linear {
 
   /// y = x Wᵀ (+ bias).
   void base_forward(Blas& blas, MatrixView<const T> x, MatrixView<const T> w, const T* bias, MatrixView<T> y) {
-    blas.multiply_bias<T>(batch_.with_spare(x), w, bias, batch_.with_spare(y), math_);
+    const Index spare = std::min(x.spare_rows, y.spare_rows);
+    blas.multiply_bias<T>(with_rows(x, spare), w, bias, with_rows(y, spare), math_);
   }
 
   /// dx = dy W, or dx += dy W when `accumulate`.
   void base_backward(Blas& blas, MatrixView<const T> dy, MatrixView<const T> w, MatrixView<T> dx, bool accumulate) {
-    multiply(blas, false, false, 1.0f, batch_.with_spare(dy), w, accumulate ? 1.0f : 0.0f, batch_.with_spare(dx));
+    const Index spare = std::min(dy.spare_rows, dx.spare_rows);
+    multiply(blas, false, false, 1.0f, with_rows(dy, spare), w, accumulate ? 1.0f : 0.0f, with_rows(dx, spare));
   }
 
  private:
@@ -228,7 +221,7 @@ class Linear {
     if (groups.size() != 1 || groups[0].begin != 0 || groups[0].end != x.rows) return 0;
     Index columns = 0;
     for (const Member& member : groups[0].members) columns += padded_rank(member.term->rank());
-    if (x.stride - x.cols < columns) return 0;
+    if (x.spare_cols < columns) return 0;
     for (const Member& member : groups[0].members) {
       const FrozenMatrix& w = *parts[member.part].weight;
       if (!augmented_is_right(by, x.rows, w.cols, w.rows, columns, false, Slot::nothing, rank_limit()) ||
@@ -242,15 +235,26 @@ class Linear {
   Index columns_behind(const Part& part, const Term& term, const Group& group) const {
     const Index columns = padded_rank(term.rank());
     const FrozenMatrix& w = *part.weight;
-    const bool right = group.begin == 0 && group.end == part.dy.rows && part.dy.stride - part.dy.cols >= columns &&
+    const bool right = group.begin == 0 && group.end == part.dy.rows && part.dy.spare_cols >= columns &&
                        augmented_is_right(Augmented::by_rows, part.dy.rows, w.cols, w.rows, columns,
                                           static_cast<bool>(term.dropout), Slot::nothing, rank_limit()) &&
                        slot_holds((w.rows + columns) * w.cols);
     return right ? columns : 0;
   }
 
-  /// `count` columns from number `column` on behind the rows of a matrix from `Runner::operand`, which are its own
-  /// though a view of constants does not show them.
+  template <class U>
+  static MatrixView<U> with_rows(MatrixView<U> matrix, Index more) {
+    matrix.rows += more;
+    return matrix;
+  }
+
+  /// The matrix and the first of its spare columns.
+  static MatrixView<const T> with_columns(MatrixView<const T> matrix, Index more) {
+    matrix.cols += more;
+    return matrix;
+  }
+
+  /// `count` of the spare columns, from number `column` on, which may be written though the matrix is constant.
   static MatrixView<T> behind_rows(MatrixView<const T> matrix, Index column, Index count) {
     return {const_cast<T*>(matrix.data) + matrix.cols + column, matrix.rows, count, matrix.stride};
   }
@@ -258,8 +262,7 @@ class Linear {
   /// Zeros where `to` is wider.
   void copy_padded(MatrixView<const T> from, MatrixView<T> to) {
     copy<T>(from, to.left(from.cols), stream_);
-    if (to.cols > from.cols)
-      fill_zero<T>({to.data + from.cols, to.rows, to.cols - from.cols, to.stride}, stream_);
+    if (to.cols > from.cols) fill_zero<T>({to.data + from.cols, to.rows, to.cols - from.cols, to.stride}, stream_);
   }
 
   bool slot_holds(Index elements) const { return static_cast<std::size_t>(elements) * sizeof(T) <= slot_bytes_; }
@@ -279,7 +282,7 @@ class Linear {
     const MatrixView<T> filled = slot(w.rows, w.cols + columns);
     const AugmentedPiece<T> piece{term.b, term.scale, 0, column};
     fill_augmented<T>(Augmented::by_columns, w, {&piece, 1}, filled, stream_);
-    base_forward(blas, {x.data, x.rows, x.cols + columns, x.stride}, filled, part.bias, part.y);
+    base_forward(blas, with_columns(x, columns), filled, part.bias, part.y);
   }
 
   void augmented_backward(Blas& blas, const Part& part, const Term& term, MatrixView<T> dx, bool accumulate) {
@@ -288,7 +291,7 @@ class Linear {
     const MatrixView<T> filled = slot(w.rows + columns, w.cols);
     const AugmentedPiece<T> piece{term.a, 1.0f, 0, 0};
     fill_augmented<T>(Augmented::by_rows, w, {&piece, 1}, filled, stream_);
-    base_backward(blas, {part.dy.data, part.dy.rows, part.dy.cols + columns, part.dy.stride}, filled, dx, accumulate);
+    base_backward(blas, with_columns(part.dy, columns), filled, dx, accumulate);
   }
 
   // --- one product after another -------------------------------------------------------------------------------------
@@ -334,7 +337,8 @@ class Linear {
         const MatrixView<T> ds = arena.matrix<T>(dy.rows, term.rank());
         multiply<T>(blas, false, false, term.scale, dy, term.b, 0.0f, ds);
         if (!term.grad_b.empty()) multiply<float>(blas, true, false, term.scale, dy, s, 1.0f, term.grad_b);
-        if (!term.grad_a.empty()) multiply<float>(blas, true, false, 1.0f, ds, dropped(arena, x, term), 1.0f, term.grad_a);
+        if (!term.grad_a.empty())
+          multiply<float>(blas, true, false, 1.0f, ds, dropped(arena, x, term), 1.0f, term.grad_a);
         if (dx.empty()) continue;
         const MatrixView<T> dx_rows = dx.rows_between(term.begin, term.end);
         if (!term.dropout) {
@@ -353,7 +357,6 @@ class Linear {
   std::size_t slot_bytes_;
   DeviceMemory memory_;
   Stream stream_;
-  BatchRows batch_;
   DeviceBuffer slot_;
 };
 

@@ -250,9 +250,10 @@ void launch_cross_entropy(const char* where, MatrixView<Logits> logits, const st
 
 /// Each row of logits becomes weight · (softmax − one_hot(label)), the gradient of weight · loss, and row_losses[i] =
 /// −log softmax[label]. A row with a negative label counts for nothing: it becomes zero, and so is its loss. Computed
-/// in float, rounded once to T. The weight is applied before that rounding, so that it may hold a loss scale. Shapes:
-/// logits (rows, classes), labels and row_losses rows numbers, labels below classes; all in device memory Determinism:
-/// the same bits in every run; the order of sums depends on the number of classes alone \throws ShapeError
+/// in float, rounded once to T. The weight is applied before that rounding, so that it may hold a loss scale.
+/// Shapes:      logits (rows, classes), labels and row_losses rows numbers, labels below classes; all in device memory
+/// Determinism: the same bits in every run; the order of sums depends on the number of classes alone
+/// \throws ShapeError
 template <class T>
 void cross_entropy(MatrixView<T> logits, const std::int32_t* labels, std::type_identity_t<LossWeights> weight,
                    float* row_losses, Stream stream) {
@@ -262,7 +263,9 @@ void cross_entropy(MatrixView<T> logits, const std::int32_t* labels, std::type_i
 
 /// The losses alone; logits are left as they are. best[i], unless `best` is null, is the number of the largest logit of
 /// row i, the first of equals, whatever the label.
-/// Shapes, determinism, errors: as in `cross_entropy`
+/// Shapes:      as in `cross_entropy`
+/// Determinism: the same bits in every run
+/// \throws ShapeError
 template <class T>
 void cross_entropy_loss(MatrixView<const T> logits, const std::int32_t* labels, float* row_losses, std::int32_t* best,
                         Stream stream) {

@@ -151,6 +151,7 @@ void fill_augmented(Augmented by, MatrixView<const T> w, std::span<const Augment
 }
 
 /// The same for a slot that holds its W already: D alone is written. `w_rows` and `w_cols` are the shape of W.
+/// Determinism: the same bits in every run
 /// \throws ShapeError
 template <class T>
 void refresh_augmented(Augmented by, Index w_rows, Index w_cols, std::span<const AugmentedPiece<T>> pieces,
@@ -159,7 +160,8 @@ void refresh_augmented(Augmented by, Index w_rows, Index w_cols, std::span<const
 }
 
 /// The padded rank of all terms together at which a longer product takes as long as adding to its result, for 16-bit
-/// types: 2 · 790e12 FLOP/s / 4.3e12 B/s, what an H200 sustains. TF32 has half the operations and twice the bytes.
+/// types: 2 · 790e12 FLOP/s / 4.3e12 B/s, a model of an H200 and no measurement. TF32 has half the operations and twice
+/// the bytes.
 inline constexpr Index augmented_rank_limit = 367;
 
 /// The same for float multiplied without tensor cores: 4 · 60e12 / 4.3e12.

@@ -475,7 +475,7 @@ std::size_t low_rank_backward_workspace(Index rows, Index in, Index out, Index r
   return low_rank_backward_group_workspace<T>(rows, in, {&shape, 1});
 }
 
-/// `low_rank_backward_group` for one term, whose dS is not kept.
+/// `low_rank_backward_group` for one term, whose dS is not kept; likewise the same bits in every run.
 template <class T>
 void low_rank_backward(MatrixView<const T> dy, MatrixView<const T> x, MatrixView<const T> s,
                        const LowRankTerm<T, float>& term, MatrixView<T> dx, std::span<std::byte> workspace,

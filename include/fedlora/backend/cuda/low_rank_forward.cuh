@@ -250,8 +250,8 @@ std::size_t low_rank_shrink_group_workspace(Index rows, Index in, std::span<cons
 }
 
 /// S_i = dropout_i(X) A_iᵀ for a group of 1 to 4 terms over the same rows of X, sums in float32, rounded once to T. X
-/// is read once from memory for all of them. Rows of S_i that the terms do not cover are left alone. Shapes:      x
-/// (rows, in), term.a (rank, in), s (rows, rank) or (rows, padded_rank(rank)), in which case the columns
+/// is read once from memory for all of them. Rows of S_i that the terms do not cover are left alone.
+/// Shapes:      x (rows, in), term.a (rank, in), s (rows, rank) or (rows, padded_rank(rank)), in which case the columns
 ///              beyond the rank become zero; all in device memory. S may be neighbouring columns of one matrix, or
 ///              columns of X's rows behind `in`
 /// Determinism: the same bits in every run; the order of sums depends on shapes alone
@@ -297,7 +297,7 @@ std::size_t low_rank_shrink_workspace(Index rows, Index in, Index rank) {
   return low_rank_shrink_group_workspace<T>(rows, in, {&shape, 1});
 }
 
-/// `low_rank_shrink_group` for one term.
+/// `low_rank_shrink_group` for one term, with the same bits as in a group.
 template <class T>
 void low_rank_shrink(MatrixView<const T> x, const LowRankTerm<T, float>& term, MatrixView<T> s,
                      std::span<std::byte> workspace, Stream stream, FloatMath math = FloatMath::tf32) {

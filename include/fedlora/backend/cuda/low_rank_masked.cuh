@@ -36,8 +36,10 @@ struct AddDropped {
 }  // namespace elementwise
 
 /// dX += mask ∘ product, times the scale, rounded once. The mask is that of core/random.hpp for (row_numbers[i],
-/// channel): the one that dropout drew on the way in. Shapes:      product, dx (rows, cols), row_numbers (rows), unread
-/// without dropout; all in device memory Determinism: the same bits in every run \throws ShapeError
+/// channel): the one that dropout drew on the way in.
+/// Shapes:      product, dx (rows, cols), row_numbers (rows), unread without dropout; all in device memory
+/// Determinism: the same bits in every run
+/// \throws ShapeError
 template <class T>
 void masked_add(MatrixView<const T> product, const Dropout& dropout, const std::int32_t* row_numbers, MatrixView<T> dx,
                 Stream stream) {

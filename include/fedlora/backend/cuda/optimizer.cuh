@@ -28,7 +28,7 @@ inline constexpr int step_length = 8;
 
 /// base^exponent by squaring. An error of about exponent · 2^-53 of a power that has then become small: 1 − βᵗ is right
 /// to 1e-13 at every t.
-FEDLORA_DEVICE double integer_power(double base, std::int64_t exponent) {
+FEDLORA_HOST_DEVICE inline double integer_power(double base, std::int64_t exponent) {
   double result = 1.0;
   for (; exponent > 0; exponent /= 2) {
     if (exponent % 2 != 0) result *= base;
@@ -280,7 +280,9 @@ void adamw_step(const AdamWParameters& parameters, const StepArrays<T>& arrays, 
 }
 
 /// One step of SGD after `gradient_norm` with the same arrays; otherwise as `adamw_step`. Without momentum the buffer
-/// is not used and may be null. \throws ShapeError
+/// is not used and may be null.
+/// Determinism: the same bits in every run, whatever other segments there are
+/// \throws ShapeError
 template <class T>
 void sgd_step(const SgdParameters& parameters, const StepArrays<T>& arrays, float* momentum_buffer,
               const StepSegments& segments, StepState* states, Stream stream) {

@@ -262,58 +262,6 @@ struct UpdateScaleKernel {
   }
 };
 
-/// weights[slot] = loss_scale · factors[slot].
-struct LossWeightsKernel {
-  static constexpr int threads = 128;
-
-  const StepState* states = nullptr;
-  const float* factors = nullptr;
-  Index count = 0;
-  float* weights = nullptr;
-
-  int shared_bytes() const { return 0; }
-
-  template <class Block>
-  FEDLORA_DEVICE void operator()(Block& block) const {
-    const Index at = block.x() * threads + block.thread();
-    if (at < count) weights[at] = static_cast<float>(states[at].loss_scale) * factors[at];
-  }
-};
-
-/// *flag = 1 (`Begin`), then 0 from whoever finds a value that is not finite.
-template <bool Begin>
-struct AllFiniteKernel {
-  static constexpr int threads = Begin ? 32 : 256;
-  static constexpr int batch = 4;
-
-  const float* values = nullptr;
-  Index count = 0;
-  bool by_vectors = false;
-  std::int32_t* flag = nullptr;
-
-  int shared_bytes() const { return 0; }
-  Grid grid() const { return {divide_up<Index>(count, 4 * batch * threads), 1}; }
-
-  template <class Block>
-  FEDLORA_DEVICE void operator()(Block& block) const {
-    if constexpr (Begin) {
-      if (block.thread() == 0) *flag = 1;
-    } else {
-      bool finite = true;
-      unrolled<batch>([&]<int B>() {
-        const Index at = ((block.x() * batch + B) * threads + block.thread()) * 4;
-        if (by_vectors && at + 4 <= count) {
-          const Vector<float> four = block.load_vector(values + at);
-          for (int e = 0; e < 4; ++e) finite = finite && detail::is_finite(four.elements[e]);
-        } else {
-          for (int e = 0; e < 4; ++e) finite = finite && (at + e >= count || detail::is_finite(values[at + e]));
-        }
-      });
-      if (!finite) *flag = 0;
-    }
-  }
-};
-
 /// Bytes of workspace that `gradient_norm` needs.
 inline std::size_t gradient_norm_workspace(const StepSegments& segments) {
   return static_cast<std::size_t>(detail::NormCuts::parts(segments.longest) * segments.count) * sizeof(double);
@@ -353,6 +301,7 @@ void gradient_norm(const StepArrays<T>& arrays, const StepSegments& segments, St
 /// Ends a step: counts it as done or as skipped, and changes the loss scale as torch.amp.GradScaler does: times
 /// `backoff` after a gradient that was not finite, times `growth` after `interval` steps that were, unless that is more
 /// than a float holds. With `LossScaling::fixed()` the scale stays, and a skipped step means that training diverges.
+/// Determinism: the same bits in every run
 /// \throws ShapeError
 inline void update_scale(const LossScaling& scaling, const StepSegments& segments, StepState* states, Stream stream) {
   detail::check_segments("cuda::update_scale", segments);
@@ -361,30 +310,6 @@ inline void update_scale(const LossScaling& scaling, const StepSegments& segment
   kernel.segments = segments;
   kernel.states = states;
   launch(stream, kernel.grid(), kernel);
-}
-
-/// weights[i] = loss_scale · factors[i] for each of `count` states: the weights of `cross_entropy`, with factors such
-/// as 1 / (rows that count for the loss). All in device memory.
-inline void loss_weights(const StepState* states, const float* factors, Index count, float* weights, Stream stream) {
-  LossWeightsKernel kernel;
-  kernel.states = states;
-  kernel.factors = factors;
-  kernel.count = count;
-  kernel.weights = weights;
-  launch(stream, {divide_up<Index>(count, kernel.threads), 1}, kernel);
-}
-
-/// *flag = 1 when no value is infinite or not a number, otherwise 0. All in device memory.
-inline void all_finite(const float* values, Index count, std::int32_t* flag, Stream stream) {
-  AllFiniteKernel<true> begin;
-  begin.flag = flag;
-  launch(stream, {1, 1}, begin);
-  AllFiniteKernel<false> scan;
-  scan.values = values;
-  scan.count = count;
-  scan.by_vectors = detail::all_by_vectors(values);
-  scan.flag = flag;
-  launch(stream, scan.grid(), scan);
 }
 
 }  // namespace fedlora::cuda

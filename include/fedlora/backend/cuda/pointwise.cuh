@@ -424,6 +424,7 @@ inline Index run_stride(Index cols) { return divide_up<Index>(cols, 4) * 4; }
 /// y = f(x + bias), computed in float32 and rounded once to T.
 /// Shapes:   x, y (rows, cols), bias (cols) or null; all in device memory
 /// Aliasing: y may be x
+/// Determinism: the same bits in every run
 /// \throws ShapeError
 template <class T>
 void activation_forward(Activation activation, MatrixView<const T> x, const T* bias, MatrixView<T> y, Stream stream) {
@@ -436,6 +437,7 @@ void activation_forward(Activation activation, MatrixView<const T> x, const T* b
 
 /// dy ← dy ∘ f'(x + bias), in place.
 /// Shapes:   x, dy (rows, cols), bias (cols) or null; all in device memory
+/// Determinism: the same bits in every run
 /// \throws ShapeError
 template <class T>
 void activation_backward(Activation activation, MatrixView<const T> x, const T* bias, MatrixView<T> dy, Stream stream) {
@@ -449,6 +451,7 @@ void activation_backward(Activation activation, MatrixView<const T> x, const T* 
 /// y = f(gate) ∘ up (SwiGLU: Shazeer 2020, arXiv 2002.05202).
 /// Shapes:   gate, up, y (rows, cols); all in device memory
 /// Aliasing: y may be gate or up
+/// Determinism: the same bits in every run
 /// \throws ShapeError
 template <class T>
 void gated_forward(Activation activation, MatrixView<const T> gate, MatrixView<const T> up, MatrixView<T> y,
@@ -464,6 +467,7 @@ void gated_forward(Activation activation, MatrixView<const T> gate, MatrixView<c
 /// dgate = dy ∘ up ∘ f'(gate) and dup = dy ∘ f(gate), both from one pass over the inputs.
 /// Shapes:   all (rows, cols), in device memory
 /// Aliasing: dup may be dy; either may also be gate or up, as long as they are two matrices
+/// Determinism: the same bits in every run
 /// \throws ShapeError
 template <class T>
 void gated_backward(Activation activation, MatrixView<const T> gate, MatrixView<const T> up, MatrixView<const T> dy,
@@ -482,6 +486,7 @@ void gated_backward(Activation activation, MatrixView<const T> gate, MatrixView<
 /// core/random.hpp for (row_numbers[i], channel), the same on every backend.
 /// Shapes:   x, residual (rows, cols), bias (cols) or null, row_numbers (rows), unread without dropout; all in device
 ///           memory
+/// Determinism: the same bits in every run
 /// \throws ShapeError
 template <class T>
 void add_residual(MatrixView<T> x, const T* bias, MatrixView<const T> residual, const Dropout& dropout,
@@ -498,6 +503,7 @@ void add_residual(MatrixView<T> x, const T* bias, MatrixView<const T> residual, 
 /// core/random.hpp for (row_numbers[i], channel), the same on every backend.
 /// Shapes:   from, to (rows, cols), row_numbers (rows), unread without dropout; all in device memory
 /// Aliasing: to may be from
+/// Determinism: the same bits in every run
 /// \throws ShapeError
 template <class T>
 void dropout(const Dropout& dropout, MatrixView<const T> from, MatrixView<T> to, const std::int32_t* row_numbers,
@@ -513,15 +519,9 @@ void dropout(const Dropout& dropout, MatrixView<const T> from, MatrixView<T> to,
     detail::pointwise<T>(stream, elementwise::Copy{}, {read}, {written});
 }
 
-/// x += bias in every row, in place.
-/// Shapes:   x (rows, cols), bias (cols); all in device memory
-template <class T>
-void add_bias(MatrixView<T> x, const T* bias, Stream stream) {
-  detail::pointwise<T>(stream, elementwise::Add{}, {x, detail::in_every_row(bias, x.rows, x.cols)}, {x});
-}
-
 /// to = from, bit for bit.
 /// Shapes:   from, to (rows, cols); all in device memory
+/// Determinism: the same bits in every run
 /// \throws ShapeError
 template <class T>
 void copy(MatrixView<const T> from, MatrixView<T> to, Stream stream) {
@@ -531,6 +531,7 @@ void copy(MatrixView<const T> from, MatrixView<T> to, Stream stream) {
 
 /// to += from, rounded once.
 /// Shapes:   from, to (rows, cols); all in device memory
+/// Determinism: the same bits in every run
 /// \throws ShapeError
 template <class T>
 void add(MatrixView<const T> from, MatrixView<T> to, Stream stream) {
@@ -539,6 +540,7 @@ void add(MatrixView<const T> from, MatrixView<T> to, Stream stream) {
 }
 
 /// to = 0. What stands between the rows is left alone.
+/// Determinism: the same bits in every run
 template <class T>
 void fill_zero(MatrixView<T> to, Stream stream) {
   detail::pointwise<T>(stream, elementwise::FillZero{}, {}, {to});
@@ -546,6 +548,7 @@ void fill_zero(MatrixView<T> to, Stream stream) {
 
 /// to[i] = from[i] for `size` elements of float, Bf16 or Half, rounded to nearest even; of one type, a copy. The arrays
 /// are in device memory and do not overlap.
+/// Determinism: the same bits in every run
 template <class To, class From>
 void convert(const From* from, To* to, Index size, Stream stream) {
   const bool aligned =

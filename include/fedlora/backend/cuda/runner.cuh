@@ -57,6 +57,10 @@ struct LossWeightKernel {
 template <class T>
 class Runner {
  public:
+  /// What gradients are scaled by on their way through activations in T, before a StepState says otherwise: 16-bit
+  /// floats with 5 bits of exponent lose small ones.
+  static constexpr double first_loss_scale = std::is_same_v<T, Half> ? 4096.0 : 1.0;
+
   /// Its own stream, or the caller's. \throws CudaError
   template <class Backend>
   explicit Runner(const Backend& backend)
@@ -78,12 +82,9 @@ class Runner {
 
   // --- memory --------------------------------------------------------------------------------------------------------
   /// From now on matrices of so many rows have room for a bucket of them (linear.cuh).
-  void expect(Index rows) {
-    batch_ = BatchRows(rows);
-    linear_.expect(batch_);
-  }
+  void expect(Index rows) { batch_ = BatchRows(rows); }
   MatrixView<T> matrix(Index rows, Index cols) { return first_rows(arena_.matrix<T>(batch_.room(rows), cols), rows); }
-  /// Behind its rows there is room for S, so that the base product may take the low-rank term along (linear.cuh).
+  /// With spare columns for S, so that the base product may take the low-rank term along (linear.cuh).
   MatrixView<T> operand(Index rows, Index cols) {
     return first_rows(arena_.matrix<T>(batch_.room(rows), cols, augmented_columns), rows);
   }
@@ -147,7 +148,7 @@ class Runner {
   void close_gradient(std::span<float> gradient) {
     download_.resize(gradient.size());
     cuda::download(gradient_.template as<float>(), download_, stream());
-    constexpr float unscale = static_cast<float>(1.0 / plain_loss_scale);
+    constexpr float unscale = static_cast<float>(1.0 / first_loss_scale);
     for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] += download_[i] * unscale;
   }
 
@@ -274,7 +275,7 @@ class Runner {
     LossWeightKernel kernel;
     kernel.state = loss_state_;
     kernel.factor = weight;
-    kernel.scale = plain_loss_scale;
+    kernel.scale = first_loss_scale;
     kernel.weight = arena_.take<float>(1);
     launch(stream(), {1, 1}, kernel);
     cuda::cross_entropy<T>(logits, labels, kernel.weight, losses, stream());
@@ -309,12 +310,10 @@ class Runner {
   }
 
  private:
-  /// The loss scale without a StepState: 16-bit floats with 5 bits of exponent lose small gradients.
-  static constexpr double plain_loss_scale = std::is_same_v<T, Half> ? 4096.0 : 1.0;
-
   FloatMath math() const { return context_->options.math; }
 
   static MatrixView<T> first_rows(MatrixView<T> matrix, Index rows) {
+    matrix.spare_rows = matrix.rows - rows;
     matrix.rows = rows;
     return matrix;
   }

@@ -18,8 +18,10 @@ namespace fedlora::cuda {
 
 /// How float operands are multiplied on tensor cores. 16-bit operands need no choice: their products are exact.
 enum class FloatMath {
-  tf32,     ///< operands rounded to 10 fraction bits
-  float32,  ///< each operand as the sum of two tf32 numbers: three products, an error of about 2^-21 per product
+  tf32,  ///< operands rounded to 10 fraction bits
+  /// Each operand as the sum of two tf32 numbers: three products, an error of about 2^-21 per product. A tensor core's
+  /// own sums may lose more.
+  float32,
 };
 
 /// The smallest stride of a tile with `cols` columns.
@@ -105,7 +107,7 @@ FEDLORA_DEVICE void copy_tile(Block& block, Tile tile, int stride, const Source<
 }
 
 /// The four words of dropout for the elements (row, channel) to (row, channel + 3); `channel` is a multiple of 4.
-FEDLORA_DEVICE RandomWords dropout_words(const Dropout& dropout, std::int32_t row, Index channel) {
+FEDLORA_HOST_DEVICE inline RandomWords dropout_words(const Dropout& dropout, std::int32_t row, Index channel) {
   return philox<7>({static_cast<std::uint32_t>(channel) / 4, static_cast<std::uint32_t>(row), 0, 0}, dropout.key);
 }
 

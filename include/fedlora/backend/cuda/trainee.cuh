@@ -45,6 +45,7 @@ struct RecordStepKernel {
 struct StepOutcome {
   double loss = 0;              ///< Σ over the step's losses, nats
   bool gradient_finite = true;  ///< if not, the step was skipped
+  double loss_scale = 1;        ///< of the step after it
   bool parameters_finite = true;
 };
 
@@ -54,7 +55,10 @@ struct StepOutcome {
 ///   for each step:  trainee.run(step, captured, [&] { …forward, backward…; trainee.update(optimizer step); });
 ///   outcomes = trainee.finish(values, moments);
 ///
-/// `Half` is trained with a dynamic loss scale (LossScaling); steps whose gradient overflows are skipped.
+/// `Half` is trained with a dynamic loss scale (LossScaling); steps whose gradient overflows are skipped. A client's
+/// local steps are few, and the same bits whatever ran before on this runner: the scale begins anew for each, at
+/// `Runner::first_loss_scale` and not at torch's 65536, which costs the first steps of a training. Sums have a fixed
+/// order; two runs on one device give the same bits, as graphs and without.
 template <class T>
 class Trainee {
  public:
@@ -66,8 +70,8 @@ class Trainee {
   /// Whether a skipped step is the loss scale's affair, and not the end of training.
   static constexpr bool scales_loss = default_loss_scaling<T>.initial != 1.0;
 
-  /// Brings a client's adapter and its optimizer's moments to the device (empty ones: none yet; `steps_done` is 0 then),
-  /// for at most `steps` steps. \throws CudaError
+  /// Brings a client's adapter and its optimizer's moments to the device (empty ones: none yet; `steps_done` is 0
+  /// then), for at most `steps` steps. \throws CudaError
   void begin(std::span<const float> values, std::span<const std::vector<float>* const> moments, Index steps_done,
              Index steps, double clip_norm, double mu) {
     size_ = static_cast<Index>(values.size());
@@ -92,11 +96,14 @@ class Trainee {
     for (std::size_t i = 0; i < std::size(moments_); ++i) {
       if (i >= moments.size()) continue;
       grow(moments_[i], values.size_bytes(), "an optimizer's moments");
-      if (!moments[i]->empty()) upload<float>(*moments[i], moments_[i].template as<float>(), stream());
+      if (moments[i]->empty())
+        detail::set_zero(moments_[i].data(), values.size_bytes(), stream());
+      else
+        upload<float>(*moments[i], moments_[i].template as<float>(), stream());
     }
     grow(states_, sizeof(StepState) * static_cast<std::size_t>(steps + 1), "the state of steps");
     StepState state;
-    state.loss_scale = default_loss_scaling<T>.initial;
+    state.loss_scale = Runner<T>::first_loss_scale;
     state.steps_done = steps_done;
     upload<StepState>(std::span<const StepState>(&state, 1), states_.as<StepState>(), stream());
     grow(losses_, sizeof(double) * static_cast<std::size_t>(steps), "the losses of steps");
@@ -116,8 +123,9 @@ class Trainee {
   /// Where operations add to.
   std::span<float> gradient() const { return {gradient_.as<float>(), static_cast<std::size_t>(size_)}; }
 
-  /// Queues a step: a gradient of zeros, then `body()`, which only calls operations and ends with `update`. As a graph
-  /// where a step of as many rows and sequences has run before, so that nothing has to grow in it. \throws CudaError
+  /// Queues a step: a gradient of zeros, then `body()`, which only calls operations and ends with `update`, and may be
+  /// called twice. As a graph where a step of as many rows and sequences has run before and memory need not grow in
+  /// this one, and where the stream can be captured. \throws CudaError
   template <class Body>
   void run(Index step, Index rows, Index sequences, Body&& body) {
     const bool seen = rows <= largest_rows_ && sequences <= most_sequences_;
@@ -127,10 +135,14 @@ class Trainee {
       begin_step(step);
       body();
     };
-    if (seen && run_.context().options.graphs)
-      graph_.run(stream(), whole);
-    else
-      whole();
+    if (seen && run_.context().options.graphs && detail::can_capture(stream())) {
+      try {
+        return graph_.run(stream(), whole);
+      } catch (const detail::CaptureRefused&) {
+        // Fewer sequences can need more memory: a language model has more rows of logits then. Nothing has run yet.
+      }
+    }
+    whole();
   }
 
   /// The same for a step of several micro-batches, in parts that are not captured: `begin_step`, then each
@@ -138,6 +150,7 @@ class Trainee {
   void begin_step(Index step) {
     step_ = step;
     detail::set_zero(gradient_.data(), static_cast<std::size_t>(size_) * sizeof(float), stream());
+    detail::set_zero(losses_.as<double>() + step, sizeof(double), stream());
     run_.send_losses_to(losses_.as<double>() + step, states_.as<StepState>());
   }
 
@@ -170,7 +183,7 @@ class Trainee {
     steps_done = states[0].steps_done;
     std::vector<StepOutcome> outcomes(losses.size());
     for (std::size_t i = 0; i < losses.size(); ++i)
-      outcomes[i] = {losses[i], states[i + 1].finite != 0, states[i + 1].weights_finite != 0};
+      outcomes[i] = {losses[i], states[i + 1].finite != 0, states[i + 1].loss_scale, states[i + 1].weights_finite != 0};
     return outcomes;
   }
 
@@ -199,7 +212,7 @@ class Trainee {
   Index size_ = 0;
   Index steps_ = 0;
   Index step_ = 0;
-  Index largest_rows_ = 0;    ///< of the steps that have run
+  Index largest_rows_ = 0;  ///< of the steps that have run
   Index most_sequences_ = 0;
   StepArrays<T> arrays_;
   DeviceBuffer weights_, gradient_, rounded_, start_, moments_[2], losses_, partials_;

@@ -23,10 +23,16 @@ inline const void*& capture_of_thread() {
   return graph;
 }
 
-/// For what cannot be a node of a graph. \throws CudaError while this thread captures.
+/// A call that cannot be a node of a graph.
+class CaptureRefused : public CudaError {
+ public:
+  using CudaError::CudaError;
+};
+
+/// \throws CaptureRefused while this thread captures.
 inline void refuse_in_capture(const char* where) {
   if (capture_of_thread() != nullptr)
-    fail<CudaError>(where, "no capture by this thread", "a StepGraph between begin and end_and_launch");
+    fail<CaptureRefused>(where, "no capture by this thread", "a StepGraph between begin and end_and_launch");
 }
 
 }  // namespace fedlora::cuda::detail
