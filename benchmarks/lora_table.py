@@ -42,8 +42,8 @@ class Results:
                     content = json.load(file)
             except (OSError, ValueError) as error:
                 sys.exit(f"lora_table.py: {path}: {error}")
-            if not isinstance(content, dict):
-                sys.exit(f"lora_table.py: {path}: expected what --benchmark_out writes, got a JSON {type(content).__name__}")
+            if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
+                sys.exit(f"lora_table.py: {path}: expected what --benchmark_out writes, got something else")
             self.context = self.context or content.get("context", {})
             for entry in content.get("benchmarks", []):
                 match = NAME.match(entry.get("name", ""))
@@ -53,6 +53,9 @@ class Results:
                     self.failures.append((entry["name"], entry.get("error_message", "")))
                     continue
                 numbers = [int(match[field]) for field in "mknr"]
+                if not all(isinstance(entry.get(key), (int, float)) and entry[key] > 0 for key in ("ratio", "base_s", "median_s")):
+                    self.failures.append((entry["name"], "no ratio, base_s and median_s above 0"))
+                    continue
                 case = Case(match["dtype"], match["last"], match["op"], *numbers, float(match["p"]))
                 runs[case, match["variant"]].append(entry)
         for (case, variant), entries in runs.items():

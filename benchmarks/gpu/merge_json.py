@@ -19,6 +19,8 @@ def ratios(entries):
     for entry in entries:
         if entry.get("error_occurred") or entry.get("run_type") == "aggregate" or "ratio" not in entry:
             continue
+        if entry["name"].count("/") < 7:
+            continue
         name, *sizes, _, _, dtype, last = entry["name"].split("/")[:8]
         operation, _, variant = name.partition("_")
         rank, dropout = entry["name"].split("/")[4:6]
@@ -45,12 +47,14 @@ def main():
                 content = json.load(file)
         except (OSError, ValueError) as error:
             sys.exit(f"merge_json.py: {path}: {error}")
+        if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
+            sys.exit(f"merge_json.py: {path}: expected what --benchmark_out writes")
         if merged is None:
             merged = content
         else:
-            merged["benchmarks"] += content.get("benchmarks", [])
+            merged["benchmarks"] += content["benchmarks"]
     if only_ratios:
-        ratios(merged.get("benchmarks", []))
+        ratios(merged["benchmarks"])
     else:
         json.dump(merged, sys.stdout, indent=1)
     return 0

@@ -42,7 +42,9 @@ inline void require_device(int device) {
   const std::string where = "cuda device " + std::to_string(device);
   int count = 1;
 #if defined(__CUDACC__)
-  const cudaError_t status = cudaGetDeviceCount(&count);
+  int driver = 0;  // stays so where there is none
+  check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+  const cudaError_t status = driver == 0 ? cudaErrorNoDevice : cudaGetDeviceCount(&count);
   if (status != cudaSuccess && status != cudaErrorNoDevice)
     fail<CudaError>(where, "an NVIDIA GPU and its driver", cudaGetErrorString(status));
   if (status != cudaSuccess || count == 0) fail<CudaError>(where, "an NVIDIA GPU and its driver", "none");

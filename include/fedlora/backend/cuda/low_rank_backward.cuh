@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backward pass of a group of low-rank terms: dS_i = scale_i · dY_i B_i, dB_i += scale_i · dY_iᵀ S_i,
-// dA_i += dS_iᵀ dropout_i(X) and dX += Σ mask_i ∘ (dS_i A_i). Each dY_i is read once for dS_i and dB_i, X once for all
-// dA_i, dX read and written once for all terms; nothing is stored that could be drawn or computed again.
+// dA_i += dS_iᵀ dropout_i(X) and dX += Σ mask_i ∘ (dS_i A_i). Each dY_i is read once for dS_i and dB_i (above rank 32
+// twice: two passes move fewer bytes then), X once for all dA_i, dX read and written once for all terms; nothing is
+// stored that could be drawn or computed again.
 #pragma once
 
 #include <algorithm>
