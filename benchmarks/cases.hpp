@@ -67,10 +67,11 @@ inline std::map<std::string, TensorView> random_tensors(Index layers, Index hidd
   return tensors;
 }
 
-/// That BERT, from memory.
-inline Pretrained<Bert, B> random_encoder(Index layers, Index hidden, Index vocab = 30522) {
+/// That BERT with BERT's vocabulary, from memory.
+template <class Backend = B>
+Pretrained<Bert, Backend> random_encoder(Index layers, Index hidden, const Backend& backend = {}) {
   ModelConfig config;
-  config.vocab_size = vocab;
+  config.vocab_size = 30522;
   config.hidden_size = hidden;
   config.layers = layers;
   config.heads = config.kv_heads = 12;
@@ -78,17 +79,18 @@ inline Pretrained<Bert, B> random_encoder(Index layers, Index hidden, Index voca
   config.intermediate_size = 4 * hidden;
   config.max_positions = 512;
   config.token_types = 2;
-  const std::map<std::string, TensorView> tensors = random_tensors(layers, hidden, vocab);
-  WeightLoader<B> load(
-      B{},
+  const std::map<std::string, TensorView> tensors = random_tensors(layers, hidden, config.vocab_size);
+  WeightLoader<Backend> load(
+      backend,
       [&](const std::string& name) {
         const auto found = tensors.find(name);
         return found == tensors.end() ? nullptr : &found->second;
       },
       "random", "bert.", "embeddings.word_embeddings.weight");
-  Pretrained<Bert, B> base;
+  Pretrained<Bert, Backend> base;
+  base.backend = backend;
   base.name = "random";
-  base.transformer = std::make_shared<const Transformer<Bert, B>>(config, load);
+  base.transformer = std::make_shared<const Transformer<Bert, Backend>>(config, load);
   base.head.emplace("bert.pooler.dense.weight", load.optional("pooler.dense.weight", {hidden, hidden}));
   base.head.emplace("bert.pooler.dense.bias", load.optional("pooler.dense.bias", {hidden}));
   return base;

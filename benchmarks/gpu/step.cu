@@ -23,41 +23,6 @@ struct Request {
   double seconds = 3;
 };
 
-/// The random encoder of cases.hpp on another backend.
-template <class Backend>
-Pretrained<Bert, Backend> encoder_on(const Backend& backend, Index layers, Index hidden) {
-  ModelConfig config;
-  config.vocab_size = 30522;
-  config.hidden_size = hidden;
-  config.layers = layers;
-  config.heads = config.kv_heads = 12;
-  config.head_dim = hidden / 12;
-  config.intermediate_size = 4 * hidden;
-  config.max_positions = 512;
-  config.token_types = 2;
-  const std::map<std::string, TensorView> tensors = random_tensors(layers, hidden, config.vocab_size);
-  WeightLoader<Backend> load(
-      backend,
-      [&](const std::string& name) {
-        const auto found = tensors.find(name);
-        return found == tensors.end() ? nullptr : &found->second;
-      },
-      "random", "bert.", "embeddings.word_embeddings.weight");
-  Pretrained<Bert, Backend> base;
-  base.backend = backend;
-  base.name = "random";
-  base.transformer = std::make_shared<const Transformer<Bert, Backend>>(config, load);
-  base.head.emplace("bert.pooler.dense.weight", load.optional("pooler.dense.weight", {hidden, hidden}));
-  base.head.emplace("bert.pooler.dense.bias", load.optional("pooler.dense.bias", {hidden}));
-  return base;
-}
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 template <class T>
 void run(const Request& request) {
   CudaOptions options;
@@ -66,7 +31,7 @@ void run(const Request& request) {
   options.graphs = request.graphs == "on";
   using Backend = CudaBackend<T>;
   const Backend backend(options);
-  const SequenceClassifier<Bert, Backend> model(encoder_on(backend, request.layers, request.hidden),
+  const SequenceClassifier<Bert, Backend> model(random_encoder(request.layers, request.hidden, backend),
                                                 {.labels = {"a", "b"}, .base_dropout = 0.0}, query_value());
   const std::vector<Index> lengths(static_cast<std::size_t>(8 * request.batch), request.length);
   std::vector<Index> all(lengths.size());
@@ -92,13 +57,15 @@ void run(const Request& request) {
     times.push_back((whole - begin) / static_cast<double>(many - few));
     total += begin + whole;
   }
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
   const cuda::MemoryUsage usage = backend.memory_usage();
   constexpr double mib = 1 << 20;
   std::printf(
       "{\"dtype\": \"%s\", \"path\": \"%s\", \"ms_per_step\": %.4f, \"peak_mib\": %.1f, \"held_mib\": %.1f, "
       "\"tokens\": %lld, \"repeats\": %zu}\n",
-      request.dtype.c_str(), request.path.c_str(), 1000 * median(times), static_cast<double>(usage.peak) / mib,
-      static_cast<double>(usage.held) / mib, static_cast<long long>(request.batch * request.length), times.size());
+      request.dtype.c_str(), request.path.c_str(), 1000 * times[times.size() / 2],
+      static_cast<double>(usage.peak) / mib, static_cast<double>(usage.held) / mib,
+      static_cast<long long>(request.batch * request.length), times.size());
 }
 
 int bench(int argc, char** argv) {
@@ -128,6 +95,10 @@ int bench(int argc, char** argv) {
     else
       throw ConfigError("[" + option + "] is not an option of fedlora-bench-step-cuda");
   }
+  if (request.path != "fused" && request.path != "plain")
+    throw ConfigError("[--path] expected fused or plain, got " + request.path);
+  if (request.graphs != "on" && request.graphs != "off")
+    throw ConfigError("[--graphs] expected on or off, got " + request.graphs);
   if (request.dtype == "bf16")
     run<Bf16>(request);
   else if (request.dtype == "tf32" || request.dtype == "f32")

@@ -432,7 +432,7 @@ TEST_CASE("the loss scale grows and falls as torch.amp.GradScaler's") {
   CHECK(states[0].loss_scale == 0x1p127);
   CHECK(states[0].good_steps == 0);
 
-  CHECK(cuda::default_loss_scaling<Half>.initial == 65536.0);
+  CHECK(cuda::default_loss_scaling<Half>.initial == 4096.0);
   CHECK(cuda::default_loss_scaling<Half>.growth == 2.0);
   CHECK(cuda::default_loss_scaling<Half>.backoff == 0.5);
   CHECK(cuda::default_loss_scaling<Half>.interval == 2000);

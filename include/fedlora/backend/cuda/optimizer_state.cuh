@@ -33,10 +33,11 @@ struct StepState {
   std::int32_t weights_finite = 1;  ///< 0 from the first step on that has made a weight that is not
 };
 
-/// How the loss scale changes: the rule and the defaults of torch.amp.GradScaler. 16-bit floats with 5 bits of exponent
-/// need it; every other type stays at `fixed()`.
+/// How the loss scale changes: the rule of torch.amp.GradScaler, and its defaults but for the first scale. Theirs,
+/// 65536, costs the first steps of a training; a client's local steps are few, and each client begins anew. 16-bit
+/// floats with 5 bits of exponent need a loss scale; every other type stays at `fixed()`.
 struct LossScaling {
-  double initial = 65536.0;
+  double initial = 4096.0;
   double growth = 2.0;
   double backoff = 0.5;
   std::int32_t interval = 2000;  ///< good steps before it grows

@@ -57,10 +57,6 @@ struct LossWeightKernel {
 template <class T>
 class Runner {
  public:
-  /// What gradients are scaled by on their way through activations in T, before a StepState says otherwise: 16-bit
-  /// floats with 5 bits of exponent lose small ones.
-  static constexpr double first_loss_scale = std::is_same_v<T, Half> ? 4096.0 : 1.0;
-
   /// Its own stream, or the caller's. \throws CudaError
   template <class Backend>
   explicit Runner(const Backend& backend)
@@ -148,7 +144,7 @@ class Runner {
   void close_gradient(std::span<float> gradient) {
     download_.resize(gradient.size());
     cuda::download(gradient_.template as<float>(), download_, stream());
-    constexpr float unscale = static_cast<float>(1.0 / first_loss_scale);
+    constexpr float unscale = static_cast<float>(1.0 / default_loss_scaling<T>.initial);
     for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] += download_[i] * unscale;
   }
 
@@ -275,7 +271,7 @@ class Runner {
     LossWeightKernel kernel;
     kernel.state = loss_state_;
     kernel.factor = weight;
-    kernel.scale = first_loss_scale;
+    kernel.scale = default_loss_scaling<T>.initial;
     kernel.weight = arena_.take<float>(1);
     launch(stream(), {1, 1}, kernel);
     cuda::cross_entropy<T>(logits, labels, kernel.weight, losses, stream());

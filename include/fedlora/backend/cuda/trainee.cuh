@@ -55,10 +55,9 @@ struct StepOutcome {
 ///   for each step:  trainee.run(step, captured, [&] { …forward, backward…; trainee.update(optimizer step); });
 ///   outcomes = trainee.finish(values, moments);
 ///
-/// `Half` is trained with a dynamic loss scale (LossScaling); steps whose gradient overflows are skipped. A client's
-/// local steps are few, and the same bits whatever ran before on this runner: the scale begins anew for each, at
-/// `Runner::first_loss_scale` and not at torch's 65536, which costs the first steps of a training. Sums have a fixed
-/// order; two runs on one device give the same bits, as graphs and without.
+/// `Half` is trained with a dynamic loss scale (LossScaling), which begins anew for each client, so that its bits do
+/// not depend on what ran before; steps whose gradient overflows are skipped. Sums have a fixed order; two runs on one
+/// device give the same bits, as graphs and without.
 template <class T>
 class Trainee {
  public:
@@ -103,7 +102,7 @@ class Trainee {
     }
     grow(states_, sizeof(StepState) * static_cast<std::size_t>(steps + 1), "the state of steps");
     StepState state;
-    state.loss_scale = Runner<T>::first_loss_scale;
+    state.loss_scale = default_loss_scaling<T>.initial;
     state.steps_done = steps_done;
     upload<StepState>(std::span<const StepState>(&state, 1), states_.as<StepState>(), stream());
     grow(losses_, sizeof(double) * static_cast<std::size_t>(steps), "the losses of steps");
@@ -137,6 +136,7 @@ class Trainee {
     };
     if (seen && run_.context().options.graphs && detail::can_capture(stream())) {
       try {
+        const auto scope = run_.scope();  // a capture that is given up gives its memory back
         return graph_.run(stream(), whole);
       } catch (const detail::CaptureRefused&) {
         // Fewer sequences can need more memory: a language model has more rows of logits then. Nothing has run yet.
