@@ -118,7 +118,7 @@ class DevicePlace {
   template <class T>
   void fill(MatrixView<T> matrix, RandomKey key, float scale) {
     const FillKernel<T> kernel{matrix, key, scale};
-    cuda::launch(arena_.stream(), kernel.grid(), kernel);
+    cuda::launch_own(arena_.stream(), kernel.grid(), kernel);
   }
 
   const std::int32_t* row_numbers(Index rows) {
@@ -158,7 +158,7 @@ class DevicePlace {
     using Kernel = CompareKernel<T>;
     const Index blocks = std::min(Kernel::most_blocks, cuda::divide_up<Index>(a.size(), Kernel::threads));
     if (shares_ == nullptr) shares_ = arena_.take<Difference>(Kernel::most_blocks * Kernel::threads);
-    cuda::launch(arena_.stream(), {blocks, 1}, Kernel{a, b, blocks, shares_});
+    cuda::launch_own(arena_.stream(), {blocks, 1}, Kernel{a, b, blocks, shares_});
     std::vector<Difference> shares(static_cast<std::size_t>(blocks * Kernel::threads));
     cuda::download<Difference>(shares_, shares, arena_.stream());
     Difference all;

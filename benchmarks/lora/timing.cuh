@@ -11,7 +11,7 @@
 
 #include "fedlora/backend/cuda/context.cuh"
 #include "fedlora/backend/cuda/runtime.cuh"
-#if !defined(__CUDACC__)
+#if defined(FEDLORA_CUDA_ON_HOST)
 #include <chrono>
 #endif
 
@@ -33,7 +33,7 @@ class Capturing {
   ~Capturing() { cuda::detail::capture_of_thread() = nullptr; }
 };
 
-#if defined(__CUDACC__)
+#if !defined(FEDLORA_CUDA_ON_HOST)
 
 /// \throws CudaError when there is no such device.
 inline DeviceFacts device_facts(int device) {

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(__CUDACC__)
+#if defined(FEDLORA_CUDA_COMPILED)
 #include <cuda_runtime.h>
 
 #include <stdexcept>
@@ -29,7 +29,7 @@ inline constexpr bool slow_device = false;
 inline constexpr bool slow_device = false;
 #endif
 
-#if defined(__CUDACC__)
+#if defined(FEDLORA_CUDA_COMPILED)
 
 inline void require(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));

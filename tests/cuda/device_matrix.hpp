@@ -17,7 +17,7 @@
 
 namespace fedlora::tests {
 
-#if defined(__CUDACC__)
+#if defined(FEDLORA_CUDA_COMPILED)
 namespace cuda {
 using namespace ::fedlora::cuda;
 
@@ -29,7 +29,7 @@ struct Stream {
 }  // namespace cuda
 #endif
 
-#if defined(__CUDACC__)
+#if defined(FEDLORA_CUDA_COMPILED)
 inline constexpr double float32_tolerance =
     1e-5;  // a tensor core's sums have fewer bits, and are not rounded to nearest
 #else

@@ -14,10 +14,10 @@
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/half.hpp"
 #include "fedlora/core/shape.hpp"
-#if defined(__CUDACC__)
-#include "fedlora/backend/cuda/gpu_blas.cuh"
-#else
+#if defined(FEDLORA_CUDA_ON_HOST)
 #include "fedlora/backend/cuda/host_blas.cuh"
+#else
+#include "fedlora/backend/cuda/gpu_blas.cuh"
 #endif
 
 #if defined(FEDLORA_DEVICE)

@@ -41,7 +41,7 @@ namespace detail {
 inline void require_device(int device) {
   const std::string where = "cuda device " + std::to_string(device);
   int count = 1;
-#if defined(__CUDACC__)
+#if !defined(FEDLORA_CUDA_ON_HOST)
   int driver = 0;  // stays so where there is none
   check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
   const cudaError_t status = driver == 0 ? cudaErrorNoDevice : cudaGetDeviceCount(&count);
@@ -51,7 +51,7 @@ inline void require_device(int device) {
 #endif
   if (device < 0 || device >= count)
     fail<CudaError>(where, "one of " + std::to_string(count) + ", from 0", "no such device");
-#if defined(__CUDACC__)
+#if !defined(FEDLORA_CUDA_ON_HOST)
   int major = 0, minor = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
@@ -62,7 +62,7 @@ inline void require_device(int device) {
 
 /// Makes a device the current one of this thread. \throws CudaError
 inline void use_device([[maybe_unused]] int device) {
-#if defined(__CUDACC__)
+#if !defined(FEDLORA_CUDA_ON_HOST)
   check(cudaSetDevice(device), "cudaSetDevice");
 #endif
 }

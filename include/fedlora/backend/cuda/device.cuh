@@ -8,7 +8,9 @@
 //   int shared_bytes() const            shared memory of a block
 //   template <class Block> void operator()(Block& block) const
 //                                       what one thread does; marked FEDLORA_DEVICE
-// and `launch(stream, grid, kernel)` runs it. What a thread asks of its `block`:
+// and `launch(stream, grid, kernel)` runs it. nvcc compiles a kernel in every file that launches it; with
+// FEDLORA_CUDA_COMPILED it is expected in another file, and any compiler will do for what calls the operations here. A
+// kernel of one's own in such a file is launched by `launch_own`, and needs nvcc. What a thread asks of its `block`:
 //   thread() threads() lane() warp()    where it is in its block
 //   x() y()                             where its block is in the grid
 //   shared<T>(count)                    the next `count` elements of shared memory, from a multiple of 16 bytes; every
@@ -33,8 +35,8 @@
 #pragma once
 
 #include "fedlora/backend/cuda/fragment.cuh"
-#if defined(__CUDACC__)
-#include "fedlora/backend/cuda/gpu_block.cuh"
-#else
+#if defined(FEDLORA_CUDA_ON_HOST)
 #include "fedlora/backend/cuda/host_block.cuh"
+#else
+#include "fedlora/backend/cuda/gpu_block.cuh"
 #endif

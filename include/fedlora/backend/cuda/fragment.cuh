@@ -3,6 +3,7 @@
 // of 16 bytes, and the sizes of a launch.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "fedlora/core/half.hpp"
@@ -10,10 +11,14 @@
 
 #if defined(__CUDACC__)
 #define FEDLORA_DEVICE __device__ __forceinline__
-#elif defined(FEDLORA_CUDA_ON_HOST)
+#elif defined(FEDLORA_CUDA_ON_HOST) || defined(FEDLORA_CUDA_COMPILED)
 #define FEDLORA_DEVICE inline
 #else
-#error "fedlora: this header holds CUDA kernels; compile it with nvcc, or with -DFEDLORA_CUDA_ON_HOST to run them here"
+#error "fedlora: this header holds CUDA kernels; compile it with nvcc, with -DFEDLORA_CUDA_COMPILED where they are compiled elsewhere, or with -DFEDLORA_CUDA_ON_HOST to run them here"
+#endif
+#if defined(FEDLORA_CUDA_ON_HOST) && (defined(__CUDACC__) || defined(FEDLORA_CUDA_COMPILED))
+#error "fedlora: FEDLORA_CUDA_ON_HOST runs kernels on the host; it goes with neither nvcc nor FEDLORA_CUDA_COMPILED"
+#undef FEDLORA_DEVICE
 #endif
 
 #if defined(FEDLORA_DEVICE)  // without it the line above is the only error
@@ -57,6 +62,25 @@ struct alignas(16) Vector {
 
 /// Shared memory that a block may have on every architecture from sm_80 on (sm_86 and sm_89 have the least).
 inline constexpr int shared_bytes_everywhere = 99 * 1024;
+
+/// Shared memory that a block may have without its kernel's limit being raised.
+inline constexpr int shared_bytes_unasked = 48 * 1024;
+
+namespace detail {
+
+/// Before a launch with so much shared memory on a device: raises the kernel's limit there, the first time that it has
+/// to be, with set_limit(limit). The limit belongs to the kernel and not to a launch: one that followed each launch's
+/// own need would be lowered by one thread under the launch of another. So there is one value, which is enough for all.
+template <class Kernel, class SetLimit>
+void raise_shared_limit(int bytes, int device, SetLimit&& set_limit) {
+  static std::atomic<std::uint64_t> raised{0};  // a bit for each device
+  const std::uint64_t bit = std::uint64_t{1} << (device % 64);
+  if (bytes <= shared_bytes_unasked || (raised.load(std::memory_order_acquire) & bit) != 0) return;
+  set_limit(shared_bytes_everywhere);  // by two threads at once: the same value
+  raised.fetch_or(bit, std::memory_order_release);
+}
+
+}  // namespace detail
 
 /// How many blocks a launch has. A kernel says itself how many threads a block has and how much shared memory.
 struct Grid {

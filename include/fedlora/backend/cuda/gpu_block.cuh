@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The thin layer on a GPU: each member is one instruction or two (PTX ISA 7.0, sm_80 and newer).
+// The thin layer on a GPU: each member is one instruction or two (PTX ISA 7.0, sm_80 and newer). With
+// FEDLORA_CUDA_COMPILED kernels are compiled elsewhere, once (cmake/cuda_kernels/): `launch` is declared alone, and any
+// compiler reads the rest.
 #pragma once
 
 #include "fedlora/backend/cuda/fragment.cuh"
@@ -8,7 +10,7 @@
 #error "fedlora: kernels need sm_80 or newer; set CMAKE_CUDA_ARCHITECTURES, or nvcc's -arch"
 #endif
 
-#if defined(__CUDACC__)
+#if defined(FEDLORA_DEVICE) && !defined(FEDLORA_CUDA_ON_HOST)
 
 #include <cuda_runtime.h>
 
@@ -24,13 +26,24 @@ namespace fedlora::cuda {
 /// The queue that a launch goes to.
 using Stream = cudaStream_t;
 
-/// A thread's view of its block; see device.cuh for what each member promises.
+namespace detail {
+
+inline void check(cudaError_t status, const char* call) {
+  if (status != cudaSuccess) fail<CudaError>(call, "success", cudaGetErrorString(status));
+}
+
+}  // namespace detail
+
+#if defined(__CUDACC__)
+
+/// A thread's view of its block of so many threads; see device.cuh for what each member promises.
+template <int Threads>
 class GpuBlock {
  public:
   FEDLORA_DEVICE explicit GpuBlock(std::byte* shared) : shared_(shared) {}
 
   FEDLORA_DEVICE int thread() const { return static_cast<int>(threadIdx.x); }
-  FEDLORA_DEVICE int threads() const { return static_cast<int>(blockDim.x); }
+  FEDLORA_DEVICE static constexpr int threads() { return Threads; }
   FEDLORA_DEVICE int lane() const { return static_cast<int>(threadIdx.x % 32); }
   FEDLORA_DEVICE int warp() const { return static_cast<int>(threadIdx.x / 32); }
   FEDLORA_DEVICE std::int64_t x() const { return blockIdx.x; }
@@ -141,33 +154,45 @@ class GpuBlock {
 
 namespace detail {
 
-inline void check(cudaError_t status, const char* call) {
-  if (status != cudaSuccess) fail<CudaError>(call, "success", cudaGetErrorString(status));
-}
-
 /// The one entry of every kernel.
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::threads) run(const __grid_constant__ Kernel kernel) {
   extern __shared__ __align__(128) std::byte shared[];
-  GpuBlock block(shared);
+  GpuBlock<Kernel::threads> block(shared);
   kernel(block);
 }
 
 }  // namespace detail
 
-/// Runs the kernel on every block of the grid, after whatever the stream holds already. Returns before it has run; an
-/// empty grid is nothing to do. \throws CudaError if the launch is refused.
+/// `launch` of a kernel that is compiled here, whatever else is compiled elsewhere.
 template <class Kernel>
-void launch(Stream stream, Grid grid, const Kernel& kernel) {
+void launch_own(Stream stream, Grid grid, const Kernel& kernel) {
   if (grid.x <= 0 || grid.y <= 0) return;
   const int bytes = kernel.shared_bytes();
-  if (bytes > 48 * 1024)  // more has to be asked for
-    detail::check(cudaFuncSetAttribute(detail::run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+  int device = 0;
+  if (bytes > shared_bytes_unasked) detail::check(cudaGetDevice(&device), "cudaGetDevice");
+  detail::raise_shared_limit<Kernel>(bytes, device, [](int limit) {
+    detail::check(cudaFuncSetAttribute(detail::run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, limit),
                   "cudaFuncSetAttribute");
+  });
   const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
   detail::run<Kernel><<<blocks, Kernel::threads, static_cast<std::size_t>(bytes), stream>>>(kernel);
   detail::check(cudaGetLastError(), "kernel launch");
 }
+
+#endif
+
+/// Runs the kernel on every block of the grid, after whatever the stream holds already. Returns before it has run; an
+/// empty grid is nothing to do. \throws CudaError if the launch is refused.
+#if defined(FEDLORA_CUDA_COMPILED)
+template <class Kernel>
+void launch(Stream stream, Grid grid, const Kernel& kernel);
+#else
+template <class Kernel>
+[[gnu::used, gnu::noinline]] void launch(Stream stream, Grid grid, const Kernel& kernel) {  // for other files too
+  launch_own(stream, grid, kernel);
+}
+#endif
 
 }  // namespace fedlora::cuda
 

@@ -4,7 +4,7 @@
 
 #include "fedlora/backend/cuda/fragment.cuh"
 
-#if defined(__CUDACC__)
+#if defined(FEDLORA_DEVICE) && !defined(FEDLORA_CUDA_ON_HOST)
 
 #include <cuda_runtime.h>
 

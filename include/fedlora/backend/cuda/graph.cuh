@@ -7,10 +7,10 @@
 
 #include "fedlora/backend/cuda/runtime.cuh"
 #include "fedlora/core/error.hpp"
-#if defined(__CUDACC__)
-#include "fedlora/backend/cuda/gpu_graph.cuh"
-#else
+#if defined(FEDLORA_CUDA_ON_HOST)
 #include "fedlora/backend/cuda/host_graph.cuh"
+#else
+#include "fedlora/backend/cuda/gpu_graph.cuh"
 #endif
 
 #if defined(FEDLORA_DEVICE)

@@ -5,8 +5,9 @@
 
 #include "fedlora/backend/cuda/fragment.cuh"
 
-#if defined(FEDLORA_DEVICE) && !defined(__CUDACC__)
+#if defined(FEDLORA_DEVICE) && defined(FEDLORA_CUDA_ON_HOST)
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -263,6 +264,17 @@ class HostBlock {
   std::size_t used_ = 0;
 };
 
+namespace detail {
+
+/// What cudaFuncSetAttribute sets: the most shared memory that a launch of the kernel may have.
+template <class Kernel>
+std::atomic<int>& shared_limit() {
+  static std::atomic<int> limit = shared_bytes_unasked;
+  return limit;
+}
+
+}  // namespace detail
+
 /// Runs the kernel on every block of the grid, one after another, in an order drawn from the stream's seed. \throws
 /// KernelFault
 template <class Kernel>
@@ -271,8 +283,10 @@ void launch(Stream stream, Grid grid, const Kernel& kernel) {
   if (grid.x >= std::int64_t{1} << 31 || grid.y >= 1 << 16)
     fail<KernelFault>("launch", "a grid of at most 2^31 - 1 by 65535 blocks",
                       std::to_string(grid.x) + " by " + std::to_string(grid.y));
-  if (kernel.shared_bytes() > shared_bytes_everywhere)
-    fail<KernelFault>("launch", "at most " + std::to_string(shared_bytes_everywhere) + " bytes of shared memory",
+  detail::raise_shared_limit<Kernel>(kernel.shared_bytes(), 0,
+                                     [](int limit) { detail::shared_limit<Kernel>() = limit; });
+  if (const int limit = detail::shared_limit<Kernel>(); kernel.shared_bytes() > limit)
+    fail<KernelFault>("launch", "at most " + std::to_string(limit) + " bytes of shared memory",
                       std::to_string(kernel.shared_bytes()));
   host::Machine machine(Kernel::threads, kernel.shared_bytes(), stream.seed);
   std::vector<std::int64_t> blocks(static_cast<std::size_t>(grid.x * grid.y));
@@ -283,6 +297,12 @@ void launch(Stream stream, Grid grid, const Kernel& kernel) {
     (*static_cast<const Kernel*>(untyped))(block);
   };
   for (const std::int64_t at : blocks) machine.run(at % grid.x, at / grid.x, &kernel, body);
+}
+
+/// The same: on the host every kernel is compiled where it is launched.
+template <class Kernel>
+void launch_own(Stream stream, Grid grid, const Kernel& kernel) {
+  launch(stream, grid, kernel);
 }
 
 }  // namespace fedlora::cuda

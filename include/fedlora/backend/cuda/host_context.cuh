@@ -6,7 +6,7 @@
 
 #include "fedlora/backend/cuda/fragment.cuh"
 
-#if defined(FEDLORA_DEVICE) && !defined(__CUDACC__)
+#if defined(FEDLORA_DEVICE) && defined(FEDLORA_CUDA_ON_HOST)
 
 #include <cstddef>
 #if !defined(__x86_64__)

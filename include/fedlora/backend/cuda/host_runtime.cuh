@@ -5,7 +5,7 @@
 
 #include "fedlora/backend/cuda/transfer.cuh"
 
-#if defined(FEDLORA_DEVICE) && !defined(__CUDACC__)
+#if defined(FEDLORA_DEVICE) && defined(FEDLORA_CUDA_ON_HOST)
 
 #include <algorithm>
 #include <cstddef>

@@ -263,6 +263,38 @@ struct UpdateScaleKernel {
   }
 };
 
+/// *record = *state.
+struct RecordStepKernel {
+  static constexpr int threads = 32;
+
+  const StepState* state = nullptr;
+  StepState* record = nullptr;
+
+  int shared_bytes() const { return 0; }
+
+  template <class Block>
+  FEDLORA_DEVICE void operator()(Block& block) const {
+    if (block.thread() == 0) *record = *state;
+  }
+};
+
+/// *weight = factor · loss_scale, with the scale of `state` or, without one, `scale`.
+struct LossWeightKernel {
+  static constexpr int threads = 32;
+
+  const StepState* state = nullptr;
+  double factor = 1.0;
+  double scale = 1.0;
+  float* weight = nullptr;
+
+  int shared_bytes() const { return 0; }
+
+  template <class Block>
+  FEDLORA_DEVICE void operator()(Block& block) const {
+    if (block.thread() == 0) *weight = static_cast<float>(factor * (state != nullptr ? state->loss_scale : scale));
+  }
+};
+
 /// Bytes of workspace that `gradient_norm` needs.
 inline std::size_t gradient_norm_workspace(const StepSegments& segments) {
   return static_cast<std::size_t>(detail::NormCuts::parts(segments.longest) * segments.count) * sizeof(double);
@@ -311,6 +343,16 @@ inline void update_scale(const LossScaling& scaling, const StepSegments& segment
   kernel.segments = segments;
   kernel.states = states;
   launch(stream, kernel.grid(), kernel);
+}
+
+/// *record = *state; both in device memory.
+inline void record_step(const StepState* state, StepState* record, Stream stream) {
+  launch(stream, {1, 1}, RecordStepKernel{state, record});
+}
+
+/// *weight = factor · the loss scale of `state` or, without one, `scale`; both in device memory.
+inline void scale_loss_weight(double factor, const StepState* state, double scale, float* weight, Stream stream) {
+  launch(stream, {1, 1}, LossWeightKernel{state, factor, scale, weight});
 }
 
 }  // namespace fedlora::cuda

@@ -34,23 +34,6 @@ namespace fedlora::cuda {
 template <class T>
 class Trainee;  // trainee.cuh
 
-/// *weight = factor · loss_scale, with the scale of `state` or, without one, `scale`.
-struct LossWeightKernel {
-  static constexpr int threads = 32;
-
-  const StepState* state = nullptr;
-  double factor = 1.0;
-  double scale = 1.0;
-  float* weight = nullptr;
-
-  int shared_bytes() const { return 0; }
-
-  template <class Block>
-  FEDLORA_DEVICE void operator()(Block& block) const {
-    if (block.thread() == 0) *weight = static_cast<float>(factor * (state != nullptr ? state->loss_scale : scale));
-  }
-};
-
 /// Activations and weights in T (float, Bf16 or Half), parameters' gradients, sums and statistics in float. Operations
 /// are queued in one stream and have not run when they return; what they are given must live until then. The same
 /// bits in every run on one device: sums have an order that depends on shapes alone, and nothing is added atomically.
@@ -268,13 +251,9 @@ class Runner {
   void cross_entropy(MatrixView<T> logits, const std::int32_t* labels, double weight) {
     const auto scope = arena_.scope();
     float* const losses = arena_.take<float>(logits.rows);
-    LossWeightKernel kernel;
-    kernel.state = loss_state_;
-    kernel.factor = weight;
-    kernel.scale = default_loss_scaling<T>.initial;
-    kernel.weight = arena_.take<float>(1);
-    launch(stream(), {1, 1}, kernel);
-    cuda::cross_entropy<T>(logits, labels, kernel.weight, losses, stream());
+    float* const scaled = arena_.take<float>(1);
+    scale_loss_weight(weight, loss_state_, default_loss_scaling<T>.initial, scaled, stream());
+    cuda::cross_entropy<T>(logits, labels, scaled, losses, stream());
     sum_losses(losses, logits.rows, loss_, true, stream());
   }
   /// Waits for all that was queued. \throws CudaError

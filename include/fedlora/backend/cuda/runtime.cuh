@@ -16,10 +16,10 @@
 
 #include "fedlora/backend/cuda/device.cuh"
 #include "fedlora/backend/cuda/transfer.cuh"
-#if defined(__CUDACC__)
-#include "fedlora/backend/cuda/gpu_runtime.cuh"
-#else
+#if defined(FEDLORA_CUDA_ON_HOST)
 #include "fedlora/backend/cuda/host_runtime.cuh"
+#else
+#include "fedlora/backend/cuda/gpu_runtime.cuh"
 #endif
 
 #if defined(FEDLORA_DEVICE)

@@ -26,21 +26,6 @@
 
 namespace fedlora::cuda {
 
-/// *record = *state.
-struct RecordStepKernel {
-  static constexpr int threads = 32;
-
-  const StepState* state = nullptr;
-  StepState* record = nullptr;
-
-  int shared_bytes() const { return 0; }
-
-  template <class Block>
-  FEDLORA_DEVICE void operator()(Block& block) const {
-    if (block.thread() == 0) *record = *state;
-  }
-};
-
 /// What a step of a client has come to, read when all of them are done.
 struct StepOutcome {
   double loss = 0;              ///< Σ over the step's losses, nats
@@ -201,10 +186,7 @@ class Trainee {
     gradient_norm<T>(arrays_, whole, state, partials_.bytes(), stream());
     step(whole, state);
     update_scale(default_loss_scaling<T>, whole, state, stream());
-    RecordStepKernel record;
-    record.state = state;
-    record.record = state + 1 + step_;
-    launch(stream(), {1, 1}, record);
+    record_step(state, state + 1 + step_, stream());
   }
 
   Runner<T>& run_;
