@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# fedlora::cuda, where nvcc and the toolkit's libraries are found; and how our own programs are built with it. That is not done
-# with sanitizers, which look at the kernels' source on the host.
+# fedlora::cuda, where nvcc and the toolkit's libraries are found, and what our own programs are built with for NVIDIA GPUs. With
+# FEDLORA_CUDA=AUTO that needs a GPU too, and is for that GPU alone: kernels that nothing here can run are compiled only when they
+# are asked for. It is not done with sanitizers, which look at the kernels' source on the host.
 include(CheckLanguage)
 check_language(CUDA)
 include("${CMAKE_CURRENT_LIST_DIR}/CudaComponent.cmake")
@@ -16,6 +17,17 @@ if(fedlora_cuda_missing)
   return()
 endif()
 
+# The compute capability of the first GPU, "9.0"; empty without one.
+execute_process(COMMAND nvidia-smi -i 0 --query-gpu=compute_cap --format=csv,noheader
+  OUTPUT_VARIABLE fedlora_gpu ERROR_QUIET RESULT_VARIABLE failed OUTPUT_STRIP_TRAILING_WHITESPACE)
+if(failed OR NOT fedlora_gpu MATCHES "^[0-9]+\\.[0-9]+$")
+  set(fedlora_gpu "")
+endif()
+if(FEDLORA_CUDA STREQUAL "AUTO" AND NOT fedlora_gpu)
+  message(STATUS "fedlora: nvcc is here and no NVIDIA GPU: programs for the CPU alone; -DFEDLORA_CUDA=ON compiles for GPUs")
+  return()
+endif()
+
 add_library(fedlora_cuda INTERFACE)
 add_library(fedlora::cuda ALIAS fedlora_cuda)
 fedlora_describe_cuda(fedlora_cuda)
@@ -23,6 +35,11 @@ fedlora_describe_cuda(fedlora_cuda)
 if(FEDLORA_BUILD_TESTS OR FEDLORA_BUILD_EXAMPLES OR FEDLORA_BUILD_BENCHMARKS)
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
     set(CMAKE_CUDA_ARCHITECTURES "80;90a")
+    if(fedlora_gpu)
+      string(REPLACE "." "" CMAKE_CUDA_ARCHITECTURES "${fedlora_gpu}-real")
+      string(REPLACE "90-real" "90a-real" CMAKE_CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
+    endif()
   endif()
   enable_language(CUDA)
+  message(STATUS "fedlora: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for architecture ${CMAKE_CUDA_ARCHITECTURES}")
 endif()

@@ -1,21 +1,26 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Lays everything that check.sh needs beside the sources into one folder that git ignores, for a GPU machine without a network.
-# Run it here, take the folder along with the working tree, run check.sh there.
-#   prepare.sh [--model DIR] [--data DIR] [--without-model] [WHERE]     (WHERE: .gpu-prepared in the project)
+# Builds everything for an NVIDIA GPU here, where there need not be one, and lays it, with all that it needs, into one folder that
+# git ignores. That folder goes along with the working tree to a GPU machine without a network or a compiler; check.sh runs it there.
+#   prepare.sh [--model DIR] [--data DIR] [--without-model] [--arch NAME] [--build DIR] [WHERE]   (WHERE: .gpu-prepared in the project)
 #   --model DIR      a BERT in safetensors, instead of the one that examples/get_minilm.sh brings
 #   --data DIR       holds ag_news/ and sst2/; default $FEDLORA_DATA, else ../shared/data. Without them check.sh goes on without.
-# It holds libraries.tar.gz (the headers of Eigen, doctest, Google Benchmark, CLI11, JSON, utf8proc and OpenSSL, with the three of
-# these that are libraries, for x86-64 and glibc 2.36 or newer), tables.tar.gz, model/ in F16, and `commit`. Run it again after
-# every commit: what is there already stays.
+#   --arch NAME      CMake's name of the GPU's architecture; default 90a-real, which is Hopper
+#   --build DIR      where it is built; default build-kit in the project
+# It holds kit.tar.gz (programs, and libraries that a bare system lacks; they need an x86-64 with AVX2, glibc 2.36 and libstdc++ of
+# GCC 12, or newer; cuBLAS and the driver are the GPU machine's), libraries.tar.gz (the headers of Eigen, doctest, Google Benchmark,
+# CLI11, JSON, utf8proc and OpenSSL with the three of these that are libraries, to build there all the same), tables.tar.gz,
+# model/ in F16, and `commit`. Run it again after every commit: what is there already stays.
 set -eu
-limit_mib=64
+limit_mib=60
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 where=$root/.gpu-prepared
 given=
 model=
 with_model=yes
+arch=90a-real
+build=$root/build-kit
 data=${FEDLORA_DATA:-$root/../shared/data}
 say() { printf 'prepare.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -25,7 +30,9 @@ while [ $# -gt 0 ]; do
     --model) [ $# -gt 1 ] || usage '--model needs a directory'; model=$2; shift 2 ;;
     --data) [ $# -gt 1 ] || usage '--data needs a directory'; data=$2; shift 2 ;;
     --without-model) with_model=; shift ;;
-    -h | --help) sed -n '3,12s/^# //p' "$0"; exit 0 ;;
+    --arch) [ $# -gt 1 ] || usage '--arch needs a name'; arch=$2; shift 2 ;;
+    --build) [ $# -gt 1 ] || usage '--build needs a directory'; build=$2; shift 2 ;;
+    -h | --help) sed -n '3,14s/^# //p' "$0"; exit 0 ;;
     -*) usage "unknown option $1 (--help lists them)" ;;
     *) [ -z "$given" ] || usage "one WHERE, not \"$given\" and \"$1\""; given=$1; where=$1; shift ;;
   esac
@@ -39,6 +46,34 @@ mkdir -p "$where"
 where=$(cd "$where" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+
+# --- programs --------------------------------------------------------------------------------------------------------
+programs='fedlora-gpu-smoke fedlora_gpu_tests fedlora_gpu_kernel_tests fedlora-bench-ceilings-cuda fedlora-bench-lora-cuda
+  fedlora-bench-step-cuda fedlora-federation'
+generator=Ninja
+command -v ninja >/dev/null || generator='Unix Makefiles'
+# shellcheck disable=SC2016  # $ORIGIN is for the dynamic linker
+cmake -S "$root" -B "$build" -G "$generator" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES="$arch" \
+  -DCMAKE_CXX_FLAGS=-march=x86-64-v3 -DFEDLORA_NATIVE=OFF -DFEDLORA_ONEDNN=OFF -DFEDLORA_INSTALL=OFF \
+  -DFEDLORA_CUDA=ON -DFEDLORA_CUBLAS_AT_RUN_TIME=ON -DCMAKE_CUDA_RUNTIME_LIBRARY=Shared -DBUILD_SHARED_LIBS=ON \
+  -DFEDLORA_BUILD_TESTS=ON -DFEDLORA_GPU_TESTS=ON -DFEDLORA_BUILD_EXAMPLES=ON -DFEDLORA_BUILD_BENCHMARKS=ON \
+  -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DCMAKE_INSTALL_RPATH='$ORIGIN/../lib;/usr/local/cuda/lib64' >"$work/configured" 2>&1 ||
+  { cat "$work/configured" >&2; die 'CMake failed'; }
+# shellcheck disable=SC2086  # a list
+cmake --build "$build" --parallel --target $programs || die 'the build failed'
+times >"$work/times" # of this shell, then of what it ran
+say "built in $(sed -n '2s/ .*//p' "$work/times") of CPU time (what was built before is not counted)"
+mkdir -p "$work/kit/bin" "$work/kit/lib"
+for program in $programs; do strip -o "$work/kit/bin/$program" "$build/bin/$program"; done
+# What they are linked with and a system need not have; cuBLAS is opened at run time and stays where it is.
+needed() { ldd "$@" | awk '$2 == "=>" && $3 ~ "^/" { print $3 }' | LC_ALL=C sort -u |
+  grep -vE '/(libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+)\.so\.'; }
+for library in $(LD_LIBRARY_PATH=$build needed "$work"/kit/bin/*); do
+  strip -o "$work/kit/lib/$(basename "$library")" "$library"
+done
+rm -f "$where/commit" # the last thing that is written
+tar -C "$work" -cf - kit | gzip -9 >"$where/.new"
+mv "$where/.new" "$where/kit.tar.gz"
 
 # --- libraries -------------------------------------------------------------------------------------------------------
 compiler=${CXX:-c++}
@@ -135,7 +170,6 @@ cp -L "$shared" "$prefix/lib/${soname:-$name}"
     'set_target_properties(utf8proc::utf8proc PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${prefix}/include"' \
     '  IMPORTED_LOCATION "${prefix}/lib/libutf8proc.a" INTERFACE_COMPILE_DEFINITIONS UTF8PROC_STATIC)'
 }
-rm -f "$where/commit" # the last thing that is written
 tar -C "$work" -czf "$where/.new" libraries
 mv "$where/.new" "$where/libraries.tar.gz"
 

@@ -41,10 +41,16 @@ class FormatError : public Error {
   using Error::Error;
 };
 
-/// A CUDA call that failed, or a device that is not there.
+/// A CUDA call that failed.
 class CudaError : public Error {
  public:
   using Error::Error;
+};
+
+/// A GPU, or its driver, that is not there.
+class NoDeviceError : public CudaError {
+ public:
+  using CudaError::CudaError;
 };
 
 /// A loss, gradient or update that is not finite.

@@ -46,11 +46,11 @@ inline void require_device(int device) {
   check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
   const cudaError_t status = driver == 0 ? cudaErrorNoDevice : cudaGetDeviceCount(&count);
   if (status != cudaSuccess && status != cudaErrorNoDevice)
-    fail<CudaError>(where, "an NVIDIA GPU and its driver", cudaGetErrorString(status));
-  if (status != cudaSuccess || count == 0) fail<CudaError>(where, "an NVIDIA GPU and its driver", "none");
+    fail<NoDeviceError>(where, "an NVIDIA GPU and its driver", cudaGetErrorString(status));
+  if (status != cudaSuccess || count == 0) fail<NoDeviceError>(where, "an NVIDIA GPU and its driver", "none");
 #endif
   if (device < 0 || device >= count)
-    fail<CudaError>(where, "one of " + std::to_string(count) + ", from 0", "no such device");
+    fail<NoDeviceError>(where, "one of " + std::to_string(count) + ", from 0", "no such device");
 #if !defined(FEDLORA_CUDA_ON_HOST)
   int major = 0, minor = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");

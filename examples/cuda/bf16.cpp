@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/on_cuda_impl.cuh"
+#include "cuda/on_cuda_impl.hpp"
 
 namespace fedlora::examples {
 

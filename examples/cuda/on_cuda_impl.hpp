@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// run_on_cuda and load_on_cuda, for the files that instantiate them: all families in one type, so that each kernel is
-// compiled once.
+// run_on_cuda and load_on_cuda, for the files that instantiate them: all families in one type.
 #pragma once
 
 #include <cuda_runtime.h>
