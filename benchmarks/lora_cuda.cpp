@@ -179,6 +179,9 @@ int main_of(int argc, char** argv) {
 
 int main(int argc, char** argv) try {
   return fedlora::benchmarks::main_of(argc, argv);
+} catch (const fedlora::NoDeviceError& error) {
+  std::cerr << "fedlora-bench-lora-cuda: " << error.what() << '\n';
+  return 77;
 } catch (const std::exception& error) {
   std::cerr << "fedlora-bench-lora-cuda: " << error.what() << '\n';
   return 1;

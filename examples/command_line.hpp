@@ -127,6 +127,9 @@ inline int run_program(CLI::App& app, int argc, char** argv, const std::function
     return 2;
   } catch (const std::bad_alloc&) {
     std::cerr << name << ": out of memory\n";
+  } catch (const NoDeviceError& error) {
+    std::cerr << name << ": " << error.what() << '\n';
+    return 77;  // what a test that is skipped says
   } catch (const std::exception& error) {
     std::cout.flush();
     std::cerr << name << ": " << error.what() << '\n';

@@ -1,17 +1,28 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Builds everything for an NVIDIA GPU, checks it there and times it, in one call of at most nine minutes and without a network.
-#   check.sh [--stage NAME]... [--out DIR] [--build DIR] [--prepared DIR] [--limit SECONDS] [--jobs N]
-#   --stage NAME       only this part (again for another): build, conformance, sanitizer, federation, bench, peer
+# Checks fedlora on an NVIDIA GPU and times it, without a network and, with what prepare.sh laid ready, without a compiler.
+#   check.sh [--first | --second | --stage NAME...] [--out DIR] [--build DIR] [--prepared DIR] [--limit SECONDS] [--jobs N]
+#   --first            what has to be known first, in at most 200 s: start, smoke, sanitizer, conformance, ceilings, blocks
+#   --second           in at most 300 s: again, layers, step, peer, profile, minilm
+#   --stage NAME       only this part (again for another): one of these, stories, or build
 #   --out DIR          where results go; default build-gpu/results. A stage's file is complete when the stage ends.
-#   --build DIR        default build-gpu in the project; what is built there already is used
-#   --prepared DIR     what prepare.sh laid ready; default .gpu-prepared. Without it CMake looks for what the machine has.
-#   --limit SECONDS    of all stages together; default 525. Stages that are named share it evenly.
-#   --jobs N           compilers side by side; default one per processor and 3 GiB of memory
-# Each stage has a time limit of its own; what it does not reach, its table says. In --out: STAGE.txt (what was said, and
-# the stage's lines of the table), lora.json (the benches), table.md (the table of all stages that have been run with this --out).
-# The table comes last on the screen too. Exit status: 0 if all that was asked for ran and agreed, 1 if something failed, 3 if
-# something was left out or not done in its time (the table says what), 77 without a GPU.
+#   --build DIR        default build-gpu in the project. Programs that are built there come before those of the kit.
+#   --prepared DIR     what prepare.sh laid ready; default .gpu-prepared. Without it, --stage build, with what the machine has.
+#   --limit SECONDS    of all stages together; without a choice 525. Stages that are named share it evenly.
+#   --jobs N           processes side by side; default one per processor and 3 GiB of memory
+# Stages: start      what the machine is, and whether each program starts; where one cannot, the smoke program alone is built
+#         smoke      every family of kernels, type and shape in a process of its own, against sums in float64
+#         sanitizer  compute-sanitizer on the smallest of these           conformance  the GPU tests, a process for each file
+#         ceilings   what the device can do, and what our kernels reach   blocks       LoRA in two blocks, two variants
+#         again      what has failed before (again.txt in --prepared; check.sh leaves one in --out)
+#         layers     LoRA in all blocks and in layers                     step         a step of BERT-base, with graphs and without
+#         peer       the same in PyTorch + peft                           profile      ncu on the kernels that take longest
+#         minilm     MiniLM on AG News, one and two threads, and a CPU    stories      stories260K on CLINC150 in every type
+#         build      builds the programs here, for those who have a compiler and minutes
+# In --out: STAGE.txt (what was said, and its lines of the table), lora.json, table.md, and both of a run in two files named after
+# the GPU and the commit, table and tar; with a GPU these are copied into benchmarks/results too. The table comes last on the screen.
+# Exit status: 0 if all that was asked for ran and agreed, 1 if something failed, 3 if something was left out or not done in its
+# time (the table says what), 77 without a GPU.
 # PYTHON names the python3 that has torch, transformers and peft; CUDACXX the nvcc.
 set -u
 
@@ -20,23 +31,29 @@ stages=
 out=
 build=$root/build-gpu
 prepared=$root/.gpu-prepared
-limit=525
+limit=
 jobs=
 python=${PYTHON:-python3}
-all_stages='build conformance sanitizer federation bench peer'
+first_stages='start smoke sanitizer conformance ceilings blocks'
+second_stages='again layers step peer profile minilm'
+all_stages="build $first_stages $second_stages stories"
+chosen= # named by --stage
 
 die() { printf 'check.sh: %s\n' "$*" >&2; exit 2; }
 whole() { case $2 in '' | *[!0-9]* | 0?* | ????????*) die "$1 needs a whole number, not \"$2\"" ;; esac; }
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '3,16s/^# //p' "$0"; exit 0 ;;
+    -h | --help) sed -n '3,/^set /s/^# //p' "$0"; exit 0 ;;
+    --first) stages="$stages $first_stages"; limit=${limit:-200}; shift; continue ;;
+    --second) stages="$stages start $second_stages"; limit=${limit:-300}; shift; continue ;;
     --stage | --out | --build | --prepared | --limit | --jobs) [ $# -gt 1 ] || die "$1 needs a value" ;;
     *) die "unknown option $1 (--help lists them)" ;;
   esac
   case $1 in
     --stage)
-      case $2 in build | conformance | sanitizer | federation | bench | peer) ;; *) die "--stage is one of: $all_stages" ;; esac
-      stages="$stages $2" ;;
+      case " $all_stages " in *" $2 "*) ;; *) die "--stage is one of: $all_stages" ;; esac
+      stages="$stages $2"
+      chosen=yes ;;
     --out) out=$2 ;;
     --build) build=$2 ;;
     --prepared) prepared=$2 ;;
@@ -45,7 +62,8 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-stages=${stages:-$all_stages}
+limit=${limit:-525}
+stages=${stages:-$first_stages layers step peer profile minilm stories}
 out=${out:-$build/results}
 mkdir -p "$out" "$build" || exit 1
 out=$(cd "$out" && pwd)
@@ -56,10 +74,9 @@ running= # the process that `within` waits for
 trap '[ -z "$running" ] || kill "$running" 2>/dev/null; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-for tool in timeout awk sed tail; do command -v $tool >/dev/null || die "no $tool"; done
+for tool in timeout awk sed tail xargs find; do command -v $tool >/dev/null || die "no $tool"; done
 now() { date +%s; }
-begun=$(now)
-end=$((begun + limit))
+end=$(($(now) + limit))
 deadline=$end
 PATH=$PATH:/usr/local/cuda/bin
 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0} # the first GPU, where there are several
@@ -83,16 +100,38 @@ fi
 nvcc=${CUDACXX:-$(command -v nvcc || true)}
 toolkit=none
 [ -z "$nvcc" ] || toolkit=$("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\), V\([0-9.]*\).*/\2/p')
+cores=$(nproc 2>/dev/null || echo 2)
+if [ -z "$jobs" ]; then
+  jobs=$cores
+  gib=$(awk '/^MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo 2>/dev/null)
+  if [ -n "$gib" ] && [ "$gib" -lt $((3 * jobs)) ]; then jobs=$(((gib + 2) / 3)); fi
+  [ "$jobs" -gt 0 ] || jobs=1
+fi
+beside=8 # processes that share the GPU
+[ "$beside" -le "$cores" ] || beside=$cores
+
+# The programs: those that were built here, else the kit's.
+bin=$build/bin
 if commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null); then
   [ -z "$(git -C "$root" status --porcelain 2>/dev/null)" ] || commit="$commit and changes"
 else
   commit=$(cat "$prepared/commit" 2>/dev/null || echo unknown)
 fi
-if [ -z "$jobs" ]; then
-  jobs=$(nproc 2>/dev/null || echo 2)
-  gib=$(awk '/^MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo 2>/dev/null)
-  if [ -n "$gib" ] && [ "$gib" -lt $((3 * jobs)) ]; then jobs=$(((gib + 2) / 3)); fi
-  [ "$jobs" -gt 0 ] || jobs=1
+if [ ! -x "$bin/fedlora-gpu-smoke" ] && [ -e "$prepared/kit.tar.gz" ]; then
+  if [ ! -e "$build/kit" ] || [ -n "$(find "$prepared/kit.tar.gz" -newer "$build/kit")" ]; then
+    rm -rf "$build/kit"
+    tar -C "$build" -xzf "$prepared/kit.tar.gz" || die "cannot unpack $prepared/kit.tar.gz into $build"
+    touch "$build/kit"
+  fi
+  bin=$build/kit/bin
+  commit=$(cat "$prepared/commit" 2>/dev/null || echo unknown)
+fi
+# Programs of the kit open cuBLAS themselves: the toolkit's, else the one that PyTorch brings.
+if ! ls /usr/local/cuda/lib64/libcublas.so.* >/dev/null 2>&1 && command -v "$python" >/dev/null; then
+  theirs=$("$python" -c 'import glob, sysconfig
+print(*(p.rpartition("/")[0] for p in glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib/libcublas.so.*")[:1]))' 2>/dev/null)
+  [ -z "$theirs" ] || LD_LIBRARY_PATH=$theirs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}"
 fi
 
 # --- what stages use -------------------------------------------------------------------------------------------------
@@ -123,18 +162,46 @@ need_gpu() {
   return 1
 }
 need_program() {
-  [ ! -x "$build/bin/$2" ] || return 0
-  failed "$1" "not run: $2 is not built"
+  [ ! -x "$bin/$2" ] || return 0
+  failed "$1" "not run: no $2 in $bin (prepare.sh makes a kit, --stage build builds here)"
   return 1
+}
+# side_by_side COUNT SECONDS FOLDER COMMAND...: for each line that is read, the command with {} replaced by it, so many at once, each
+# for so many seconds. What it says is in FOLDER/NAME.log, its status in FOLDER/NAME.rc; NAME is the line with _ for what is not a
+# letter, digit, dot or dash. Whatever has no .rc was not begun.
+cat >"$work/one.sh" <<'END'
+folder=$1 seconds=$2 name=$(printf '%s' "$3" | tr -c 'A-Za-z0-9.-' _)
+shift 3
+printf '$ %s\n' "$*" >"$folder/$name.log"
+timeout -k 3 "$seconds" "$@" >>"$folder/$name.log" 2>&1
+status=$?
+echo "$status" >"$folder/$name.rc"
+END
+side_by_side() {
+  count=$1 each=$2 folder=$3
+  shift 3
+  mkdir -p "$folder"
+  cat >"$work/lines"
+  within 900 sh -c 'lines=$1; shift; exec xargs -d "\n" -P "$@" <"$lines"' sh "$work/lines" \
+    "$count" -I '{}' sh "$work/one.sh" "$folder" "$each" '{}' "$@"
+  cat "$folder"/*.log 2>/dev/null
+}
+name_of() { printf '%s' "$1" | tr -c 'A-Za-z0-9.-' _; }
+status_of() { cat "$1/$(name_of "$2").rc" 2>/dev/null || echo none; }
+why() { # STATUS: of a program that gave no result
+  case $1 in
+    none) printf 'not begun in its time' ;;
+    124 | 137) printf 'not done in its time' ;;
+    134 | 139) printf 'died (status %s)' "$1" ;;
+    *) printf 'ended with status %s and no result' "$1" ;;
+  esac
 }
 # summary_of LOG STATUS: what doctest said, in words
 summary_of() {
   cases=$(sed -n 's/.*test cases: *\([0-9]*\) | *\([0-9]*\) passed | *\([0-9]*\) failed.*/\1 \2 \3/p' "$1" | tail -n 1)
   assertions=$(sed -n 's/.*assertions: *\([0-9]*\) .*/\1/p' "$1" | tail -n 1)
-  if [ "$2" -eq 124 ]; then
-    printf 'not done in its time'
-  elif [ -z "$cases" ]; then
-    printf 'ended with status %s and no result' "$2"
+  if [ -z "$cases" ]; then
+    why "$2"
   elif [ "${cases##* }" -ne 0 ] || [ "$2" -ne 0 ]; then
     printf '%s of %s test cases failed' "${cases##* }" "${cases%% *}"
   elif [ "${cases%% *}" -eq 0 ]; then
@@ -143,115 +210,319 @@ summary_of() {
     printf 'all %s test cases passed, %s assertions' "${cases%% *}" "$assertions"
   fi
 }
-# tests WHAT PROGRAM ARGUMENTS...: a line of the table
-tests() {
-  what=$1
-  program=$build/bin/$2
-  shift 2
-  from=$(now)
-  within 25 "$program" "$@" >"$work/tests" 2>&1 # one that hangs leaves the others their time
-  status=$?
-  cat "$work/tests"
-  said=$(summary_of "$work/tests" "$status")
-  case $said in
-    all*) row "$what" "$said, $(($(now) - from)) s" ;;
-    *) failed "$what" "$said" ;;
-  esac
+again() { printf '%s\n' "$*" >>"$out/again.txt"; }
+
+# --- start -----------------------------------------------------------------------------------------------------------
+stage_start() {
+  uname -a
+  free -m 2>/dev/null
+  [ -z "$gpu" ] || nvidia-smi
+  row machine "${gpu:-no NVIDIA GPU}, $cores processors, $(awk '/^MemTotal/ { printf "%d GiB", $2 / 1048576 }' /proc/meminfo)"
+  cannot=
+  for program in fedlora-gpu-smoke:--list fedlora_gpu_tests:-ltc fedlora_gpu_kernel_tests:-ltc fedlora-bench-ceilings-cuda:--help \
+    fedlora-bench-lora-cuda:--help fedlora-bench-step-cuda:--help fedlora-federation:--help; do
+    ask=${program#*:}
+    program=${program%:*}
+    need_program "$program" "$program" || continue
+    within 20 "$bin/$program" "$ask" >"$work/said" 2>&1
+    status=$?
+    cat "$work/said"
+    [ "$status" -ne 0 ] || continue
+    cannot=yes
+    ldd "$bin/$program"
+    failed "$program" "cannot start (status $status): $(tail -n 1 "$work/said")"
+  done
+  if [ -n "$cannot" ] && [ "$bin" != "$build/bin" ]; then
+    if configured && within 300 cmake --build "$build" --parallel "$jobs" --target fedlora-gpu-smoke; then
+      bin=$build/bin
+      row fedlora-gpu-smoke 'built here'
+    else
+      failed fedlora-gpu-smoke 'could not be built here; start.txt says why'
+    fi
+  fi
 }
 
 # --- build -----------------------------------------------------------------------------------------------------------
-stage_build() {
-  if [ -z "$nvcc" ]; then
-    failed build 'no nvcc (CUDACXX names it)'
-    return
-  fi
+# Makes $build ready to build in; says what is wrong.
+configured() {
+  [ -n "$nvcc" ] || { echo 'no nvcc (CUDACXX names it)'; return 1; }
   generator=Ninja
   command -v ninja >/dev/null || generator='Unix Makefiles'
-  keep=-k0
-  [ "$generator" = Ninja ] || keep=-k
   prefix=
   if [ -e "$prepared/libraries.tar.gz" ]; then
     if [ ! -e "$build/libraries" ] || [ -n "$(find "$prepared/libraries.tar.gz" -newer "$build/libraries")" ]; then
-      rm -rf "$build/libraries" "$build/libraries.new"
-      tar -C "$work" -xzf "$prepared/libraries.tar.gz" || { failed build "cannot unpack $prepared/libraries.tar.gz"; return; }
-      cp -r "$work/libraries" "$build/libraries.new" && mv "$build/libraries.new" "$build/libraries" && touch "$build/libraries" ||
-        { failed build "cannot write $build/libraries"; return; }
+      rm -rf "$build/libraries"
+      tar -C "$build" -xzf "$prepared/libraries.tar.gz" || { echo "cannot unpack $prepared/libraries.tar.gz"; return 1; }
+      touch "$build/libraries"
     fi
     prefix=$build/libraries
   else
-    echo "no $prepared/libraries.tar.gz (benchmarks/gpu/prepare.sh makes it): taking what the machine has"
+    echo "no $prepared/libraries.tar.gz (prepare.sh makes it): taking what the machine has"
   fi
-  CUDACXX=$nvcc within 900 cmake -S "$root" -B "$build" -G "$generator" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefix" \
-    -DCMAKE_CUDA_ARCHITECTURES="$arch" -DFEDLORA_CUDA=ON -DFEDLORA_GPU_TESTS=ON -DFEDLORA_BUILD_TESTS=ON -DFEDLORA_BUILD_EXAMPLES=ON \
-    -DFEDLORA_BUILD_BENCHMARKS=ON -DFEDLORA_INSTALL=OFF || { failed build 'CMake failed; build.txt says why'; return; }
+  CUDACXX=$nvcc within 300 cmake -S "$root" -B "$build" -G "$generator" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefix" \
+    -DCMAKE_CUDA_ARCHITECTURES="$arch-real" -DFEDLORA_CUDA=ON -DFEDLORA_GPU_TESTS=ON -DFEDLORA_BUILD_TESTS=ON \
+    -DFEDLORA_BUILD_EXAMPLES=ON -DFEDLORA_BUILD_BENCHMARKS=ON -DFEDLORA_INSTALL=OFF
+}
+stage_build() {
+  configured || { failed build 'CMake failed; build.txt says why'; return; }
+  keep=-k0
+  [ "$generator" = Ninja ] || keep=-k
+  programs='fedlora-gpu-smoke fedlora_gpu_tests fedlora_gpu_kernel_tests fedlora-bench-ceilings-cuda fedlora-bench-lora-cuda
+    fedlora-bench-step-cuda fedlora-federation'
   from=$(now)
-  within 900 cmake --build "$build" --parallel "$jobs" --target \
-    fedlora_gpu_tests fedlora_gpu_kernel_tests fedlora-federation fedlora-bench-lora-cuda fedlora-bench-step-cuda -- "$keep"
+  # shellcheck disable=SC2086  # a list
+  within 1800 cmake --build "$build" --parallel "$jobs" --target $programs -- "$keep"
   status=$?
-  for program in fedlora_gpu_tests fedlora_gpu_kernel_tests fedlora-federation fedlora-bench-lora-cuda fedlora-bench-step-cuda; do
-    [ -x "$build/bin/$program" ] || failed "$program" 'not built'
-  done
-  if [ "$status" -eq 0 ]; then
-    row "sm_$arch, everything" "$(($(now) - from)) s with $jobs jobs"
-  elif [ "$status" -eq 124 ]; then
-    failed "sm_$arch, everything" "not done in $(($(now) - from)) s; another --stage build goes on"
-  else
-    failed "sm_$arch, everything" 'failed; build.txt says why'
-  fi
+  bin=$build/bin
+  for program in $programs; do [ -x "$bin/$program" ] || failed "$program" 'not built'; done
+  case $status in
+    0) row "sm_$arch, everything" "$(($(now) - from)) s with $jobs jobs" ;;
+    124) failed "sm_$arch, everything" "not done in $(($(now) - from)) s; another --stage build goes on" ;;
+    *) failed "sm_$arch, everything" 'failed; build.txt says why' ;;
+  esac
 }
 
-# --- conformance -----------------------------------------------------------------------------------------------------
-stage_conformance() {
-  need_gpu 'operations and models against the CPU' || return
-  need_program 'operations and models against the CPU' fedlora_gpu_tests || return
-  for type in Float32:float32 Tf32:tf32 Bf16:bf16 F16:f16; do
-    tests "operations, ${type#*:}" fedlora_gpu_tests "-tc=*Cuda${type%:*}>*"
-    tests "whole models, ${type#*:}" fedlora_gpu_tests "-sf=*model_${type#*:}_test.cpp"
-  done
-  tests 'local training, graphs and threads' fedlora_gpu_tests '-sf=*training_test.cpp'
-  tests 'low-rank terms by plain products' fedlora_gpu_tests '-tc=*CudaPlain*'
-  need_program 'kernels by themselves' fedlora_gpu_kernel_tests || return
-  tests 'kernels by themselves' fedlora_gpu_kernel_tests
+# --- smoke -----------------------------------------------------------------------------------------------------------
+# smoke CASES_FILE: a process for each; lines of the table for each family, and for each case that is not right
+smoke() {
+  side_by_side "$beside" 20 "$out/smoke" "$bin/fedlora-gpu-smoke" '{}' <"$1"
+  sed 's,/.*,,' "$1" | LC_ALL=C sort -u >"$work/families"
+  while read -r family; do
+    good=0
+    bad=0
+    while read -r name; do
+      case $name in "$family" | "$family"/*) ;; *) continue ;; esac
+      status=$(status_of "$out/smoke" "$name")
+      log=$out/smoke/$(name_of "$name").log
+      if [ "$status" = 0 ] && grep -q '^ok ' "$log"; then
+        good=$((good + 1))
+      else
+        bad=$((bad + 1))
+        said=$(grep '^FAILED ' "$log" 2>/dev/null | head -n 1)
+        failed "$name" "${said:-$(why "$status")}"
+        again "smoke $name"
+      fi
+    done <"$1"
+    [ "$good" -eq 0 ] || row "$family" "$good of $((good + bad)) right"
+  done <"$work/families"
+}
+stage_smoke() {
+  need_gpu 'every family of kernels' || return
+  need_program 'every family of kernels' fedlora-gpu-smoke || return
+  "$bin/fedlora-gpu-smoke" --list >"$work/cases" || { failed 'every family of kernels' 'no list of cases'; return; }
+  smoke "$work/cases"
 }
 
 # --- compute-sanitizer -----------------------------------------------------------------------------------------------
 stage_sanitizer() {
   need_gpu 'compute-sanitizer' || return
-  need_program 'compute-sanitizer' fedlora_gpu_tests || return
+  need_program 'compute-sanitizer' fedlora-gpu-smoke || return
   if ! command -v compute-sanitizer >/dev/null; then
     missed 'compute-sanitizer' 'not run: it is not installed'
     return
   fi
-  some='*several terms keep*,*dropout of probabilities*,*grouped queries*,*far mean*,*residual sum*,*cross-entropy*,*rotary*'
-  some="$some,*mean pooling*,*gated activations*,*trainable linear*,*a language model computes*,*must grow*"
+  "$bin/fedlora-gpu-smoke" --list | grep '/bf16/odd$' >"$work/odd"
   for tool in memcheck racecheck; do
-    part=$(left)
-    [ $tool = racecheck ] || part=$((part / 2))
-    from=$(now)
-    within "$part" compute-sanitizer --tool $tool --error-exitcode 86 --print-limit 20 "$build/bin/fedlora_gpu_tests" "-tc=$some" \
-      >"$work/tests" 2>&1
-    status=$?
-    cat "$work/tests"
-    said=$(summary_of "$work/tests" "$status")
-    found=$(sed -n 's/^=* *\(ERROR\|RACECHECK\) SUMMARY: *//p' "$work/tests" | tail -n 1)
-    if grep -qi 'device not supported\|not supported on\|unable to launch\|failed to initialize' "$work/tests"; then
-      missed $tool 'this machine does not allow it'
-    elif [ "$status" -eq 124 ]; then
-      findings=$(grep -c '^========= .*\(Invalid\|Race\|hazard\)' "$work/tests")
-      said="not done in $(($(now) - from)) s; $findings findings until then"
-      if [ "$findings" -eq 0 ]; then missed $tool "$said"; else failed $tool "$said"; fi
-    elif [ -z "$found" ]; then
-      failed $tool "ended with status $status and no summary; sanitizer.txt says more"
-    else
-      case $found in
-        0\ *) case $said in all*) row $tool "$found; $said, $(($(now) - from)) s" ;; *) failed $tool "$found; $said" ;; esac ;;
-        *) failed $tool "$found" ;;
-      esac
-    fi
+    [ $tool = memcheck ] || grep -E '^(attention|low_rank)' "$work/odd" >"$work/some"
+    [ $tool = racecheck ] || cp "$work/odd" "$work/some"
+    side_by_side "$beside" 30 "$out/$tool" compute-sanitizer --tool $tool --error-exitcode 86 --print-limit 20 \
+      "$bin/fedlora-gpu-smoke" '{}' <"$work/some"
+    clean=0
+    while read -r name; do
+      status=$(status_of "$out/$tool" "$name")
+      log=$out/$tool/$(name_of "$name").log
+      found=$(sed -n 's/^=* *\(ERROR\|RACECHECK\) SUMMARY: *//p' "$log" 2>/dev/null | tail -n 1)
+      if grep -qi 'device not supported\|not supported on\|unable to launch\|failed to initialize' "$log" 2>/dev/null; then
+        missed "$tool, $name" 'this machine does not allow it'
+      elif [ "$status" = 0 ] && [ -n "$found" ]; then
+        clean=$((clean + 1))
+      elif [ -n "$found" ]; then
+        failed "$tool, $name" "$found (status $status)"
+      else
+        missed "$tool, $name" "$(why "$status")"
+      fi
+    done <"$work/some"
+    [ "$clean" -eq 0 ] || row $tool "$clean cases without a finding"
   done
 }
 
-# --- the example federation ------------------------------------------------------------------------------------------
+# --- conformance -----------------------------------------------------------------------------------------------------
+# conformance FILE: a process for each line "PROGRAM TOPIC"; one that dies is asked for its cases one by one
+conformance() {
+  for program in fedlora_gpu_tests fedlora_gpu_kernel_tests; do
+    sed -n "s/^$program //p" "$1" >"$work/topics"
+    [ -s "$work/topics" ] || continue
+    need_program 'operations and models' $program || continue
+    side_by_side "$beside" 60 "$out/$program" "$bin/$program" '-sf=*tests/cuda/{}_test.cpp' <"$work/topics"
+    while read -r topic; do
+      status=$(status_of "$out/$program" "$topic")
+      said=$(summary_of "$out/$program/$(name_of "$topic").log" "$status" 2>/dev/null)
+      case $said in
+        all*) row "$topic" "$said" ;;
+        *) failed "$topic" "$said"; again "$program $topic" ;;
+      esac
+      case $said in died* | ended*) ;; *) continue ;; esac
+      "$bin/$program" -ltc "-sf=*tests/cuda/${topic}_test.cpp" 2>/dev/null | sed '/^\[doctest\]/d; /^=*$/d; s/,/\\,/g' >"$work/singles"
+      side_by_side "$beside" 20 "$out/$program/$topic" "$bin/$program" "-sf=*tests/cuda/${topic}_test.cpp" '-tc={}' <"$work/singles"
+      while read -r one; do
+        status=$(status_of "$out/$program/$topic" "$one")
+        said=$(summary_of "$out/$program/$topic/$(name_of "$one").log" "$status" 2>/dev/null)
+        case $said in all*) ;; *) failed "$topic: $one" "$said" ;; esac
+      done <"$work/singles"
+    done <"$work/topics"
+  done
+}
+stage_conformance() {
+  need_gpu 'operations and models' || return
+  [ -e "$bin/gpu_tests.txt" ] || { failed 'operations and models' "no $bin/gpu_tests.txt"; return; }
+  conformance "$bin/gpu_tests.txt"
+}
+stage_again() {
+  need_gpu 'what failed before' || return
+  if [ ! -s "$prepared/again.txt" ]; then
+    row 'what failed before' "nothing: no $prepared/again.txt"
+    return
+  fi
+  sed -n 's/^smoke //p' "$prepared/again.txt" >"$work/cases"
+  [ ! -s "$work/cases" ] || smoke "$work/cases"
+  grep -v '^smoke ' "$prepared/again.txt" >"$work/files"
+  conformance "$work/files"
+}
+
+# --- what the device can do ------------------------------------------------------------------------------------------
+stage_ceilings() {
+  need_gpu 'ceilings' || return
+  need_program 'ceilings' fedlora-bench-ceilings-cuda || return
+  within 60 "$bin/fedlora-bench-ceilings-cuda" --out "$out/ceilings.json" >"$work/said" 2>"$work/complaints"
+  status=$?
+  cat "$work/said" "$work/complaints"
+  while IFS='	' read -r what value unit; do [ -z "$value" ] || row "$what" "$value $unit"; done <"$work/said"
+  case $status in
+    0) ;;
+    124) missed ceilings 'not all done in its time' ;;
+    *) failed ceilings "status $status: $(tail -n 1 "$work/complaints")" ;;
+  esac
+}
+
+# --- benches of LoRA kernels -----------------------------------------------------------------------------------------
+# lora NAME SECONDS ARGUMENTS...: a file for `lora_rows`
+lora() {
+  file=$work/lora-$1.json
+  each=$2
+  what=$1
+  shift 2
+  within "$each" "$bin/fedlora-bench-lora-cuda" "$@" --benchmark_min_time=0.1 --benchmark_out="$file" --benchmark_out_format=json
+  status=$?
+  case $status in
+    0) measured="$measured $file" ;;
+    124) missed "$what" 'not done in its time' ;;
+    *) failed "$what" "failed with status $status; $stage.txt says why" ;;
+  esac
+}
+lora_rows() {
+  [ -n "$measured" ] || return
+  # shellcheck disable=SC2086  # a list
+  if ! command -v "$python" >/dev/null; then
+    cp $measured "$out/"
+    missed 'LoRA kernels' 'no python3: lora-*.json hold the figures'
+    return
+  fi
+  [ ! -e "$out/lora.json" ] || { cp "$out/lora.json" "$work/before.json"; measured="$work/before.json $measured"; }
+  # shellcheck disable=SC2086  # a list
+  "$python" "$root/benchmarks/gpu/merge_json.py" $measured >"$work/lora.json" || { failed 'LoRA kernels' 'not JSON'; return; }
+  cp "$work/lora.json" "$out/lora.json"
+  "$python" "$root/benchmarks/lora_table.py" "$out/lora.json"
+  "$python" "$root/benchmarks/gpu/model.py" --measured "$out/lora.json"
+  "$python" "$root/benchmarks/gpu/merge_json.py" --ratios "$out/lora.json" >"$work/ratios"
+  while IFS='	' read -r what ratio; do row "$what" "$ratio"; done <"$work/ratios"
+}
+stage_blocks() {
+  need_gpu 'LoRA kernels' || return
+  need_program 'LoRA kernels' fedlora-bench-lora-cuda || return
+  measured=
+  for block in 8192/768/3072 8192/4096/14336; do
+    lora "block $(name_of $block)" 20 --shapes= --blocks=$block --dropouts=0 '--benchmark_filter=(base|fused|augmented)/.*cold'
+  done
+  lora_rows
+}
+stage_layers() {
+  need_gpu 'LoRA kernels' || return
+  need_program 'LoRA kernels' fedlora-bench-lora-cuda || return
+  measured=
+  for block in 8192/768/3072 8192/1024/4096 8192/2048/8192 8192/4096/14336; do
+    lora "block $(name_of $block)" 30 --shapes= --blocks=$block --dropouts=0,0.1 '--benchmark_filter=cold'
+  done
+  lora layers 40 --blocks= --shapes=8192/768/768,8192/768/3072,8192/4096/4096 --ops=forward,backward
+  lora_rows
+}
+
+# --- a step, and the same elsewhere ----------------------------------------------------------------------------------
+stage_step() {
+  need_gpu 'a step of BERT-base' || return
+  need_program 'a step of BERT-base' fedlora-bench-step-cuda || return
+  for arguments in 'bf16 fused on' 'bf16 fused off' 'bf16 plain on' 'tf32 fused on'; do
+    # shellcheck disable=SC2086  # a list
+    set -- $arguments
+    within 30 "$bin/fedlora-bench-step-cuda" --dtype "$1" --path "$2" --graphs "$3" --seconds 2 >"$work/said" 2>&1
+    status=$?
+    cat "$work/said"
+    what="BERT-base 32x128, $1, $2, graphs $3"
+    said=$(sed -n 's/.*"ms_per_step": \([0-9.]*\), "peak_mib": \([0-9.]*\).*/\1 ms, \2 MiB in use/p' "$work/said")
+    if [ "$status" -eq 0 ] && [ -n "$said" ]; then
+      row "$what" "$said"
+    elif [ "$status" -eq 124 ]; then
+      missed "$what" 'not done in its time'
+    else
+      failed "$what" "status $status: $(tail -n 1 "$work/said")"
+    fi
+  done
+}
+stage_peer() {
+  need_gpu 'a step against PyTorch + peft' || return
+  need_program 'a step against PyTorch + peft' fedlora-bench-step-cuda || return
+  if ! command -v "$python" >/dev/null; then
+    missed 'a step against PyTorch + peft' 'not run: no python3'
+    return
+  fi
+  modes=eager,compile,reduce-overhead
+  case " $stages " in *" again "*) modes=eager,compile ;; esac # little time
+  within 300 "$python" "$root/benchmarks/gpu/compare_torch_gpu.py" --ours "$bin/fedlora-bench-step-cuda" --limit "$(left)" \
+    --modes $modes --rows "$work/peer" >"$work/said" 2>&1
+  status=$?
+  cat "$work/said"
+  if [ -s "$work/peer" ]; then
+    while IFS='	' read -r what result; do row "$what" "$result"; done <"$work/peer"
+  fi
+  case $status in
+    0) ;;
+    3) missed 'a step against PyTorch + peft' "not run: $(tail -n 1 "$work/said")" ;;
+    124) missed 'a step against PyTorch + peft' 'not all done in its time' ;;
+    *) failed 'a step against PyTorch + peft' "failed with status $status; peer.txt says why" ;;
+  esac
+}
+
+# --- where the time of a kernel goes ---------------------------------------------------------------------------------
+stage_profile() {
+  need_gpu 'ncu' || return
+  need_program 'ncu' fedlora-gpu-smoke || return
+  if ! command -v ncu >/dev/null; then
+    missed ncu 'not run: it is not installed'
+    return
+  fi
+  metrics=gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed
+  metrics=$metrics,sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread
+  for kernel in ShrinkKernel:low_rank AdapterPassKernel:low_rank NormBackwardKernel:norm AttentionForwardKernel:attention \
+    QueryGradient:attention KeyGradient:attention; do
+    within 30 ncu --clock-control none --kernel-name-base demangled -k "regex:${kernel%:*}" -c 1 --metrics $metrics --csv \
+      "$bin/fedlora-gpu-smoke" "${kernel#*:}/bf16/real" >"$work/said" 2>&1
+    status=$?
+    cat "$work/said"
+    said=$(awk -F'","' '/^"[0-9]/ { v = $NF; sub(/".*/, "", v); n = $(NF - 2); sub(/\..*/, "", n); printf "%s%s %s %s", c, n, v, $(NF - 1); c = ", " }' "$work/said")
+    if [ -n "$said" ]; then row "${kernel%:*}" "$said"; else missed "${kernel%:*}" "$(why "$status"): $(tail -n 1 "$work/said")"; fi
+  done
+}
+
+# --- example federations ---------------------------------------------------------------------------------------------
 # federation NAME EXAMPLES ARGUMENTS...: runs it; sets $accuracy, $seconds (training), $per_second (examples trained; a client
 # trains EXAMPLES of them in a round, or "all" it has)
 federation() {
@@ -260,7 +531,7 @@ federation() {
   shift 2
   rm -rf "$build/federation/$name"
   mkdir -p "$build/federation"
-  within 300 "$build/bin/fedlora-federation" --mode federated --out "$build/federation/$name" "$@"
+  within 300 "$bin/fedlora-federation" --mode federated --out "$build/federation/$name" "$@"
   status=$?
   accuracy=
   seconds=
@@ -272,9 +543,48 @@ federation() {
   per_second=$(awk -F, -v each="$each" 'NR > 1 { n += each == "all" ? $4 : $3 * each; s = $11 } END { if (s > 0) printf "%.1f", n / s }' "$build/federation/$name/metrics.csv")
   return "$status"
 }
-stage_federation() {
-  need_gpu 'the example federation' || return
-  need_program 'the example federation' fedlora-federation || return
+stage_minilm() {
+  need_gpu 'MiniLM on AG News' || return
+  need_program 'MiniLM on AG News' fedlora-federation || return
+  if [ ! -e "$prepared/model/model.safetensors" ] || [ ! -e "$prepared/tables.tar.gz" ]; then
+    missed 'MiniLM on AG News' 'not run: prepare.sh laid no model or no tables ready'
+    return
+  fi
+  tar -C "$build" -xzf "$prepared/tables.tar.gz" || { failed 'MiniLM on AG News' "cannot unpack $prepared/tables.tar.gz"; return; }
+  head -n 200 "$build/tables/ag_news/test.csv" >"$build/tables/few.csv"
+  set -- --model "$prepared/model" --train "$build/tables/ag_news/train.csv" --text-column 2,3 --label-column 1 \
+    --targets query,value --dropout 0.1 --batch 8 --cohort 0.25
+  fast=
+  for threads in 1 2; do
+    what="MiniLM on AG News, GPU bf16, $threads clients at once"
+    federation minilm-$threads all "$@" --test "$build/tables/few.csv" --rounds 8 --eval-every 8 --device cuda --dtype bf16 \
+      --threads $threads
+    status=$?
+    if [ "$status" -eq 0 ]; then
+      row "$what" "accuracy $accuracy, $seconds s in training, $per_second examples a second"
+    elif [ "$status" -eq 124 ]; then
+      missed "$what" "not done in its time; $per_second examples a second"
+    else
+      failed "$what" "failed with status $status; minilm.txt says why"
+    fi
+    fast=${per_second:-$fast}
+  done
+  gemm=Eigen
+  if ldd "$bin/fedlora-federation" | grep -q dnnl; then gemm=oneDNN; fi
+  federation minilm-cpu $((12 * 8)) "$@" --test "$build/tables/few.csv" --rounds 1 --local-steps 12 --threads 2
+  status=$?
+  if [ "$status" -ne 0 ] && [ "$status" -ne 124 ]; then
+    failed 'the same, two CPU threads' "failed with status $status; minilm.txt says why"
+  elif [ -n "$per_second" ]; then
+    row "the same, two CPU threads, $gemm" "$per_second examples a second"
+    [ -z "$fast" ] || row 'GPU over two CPU threads (goal: 10)' "$(awk -v a="$fast" -v b="$per_second" 'BEGIN { printf "%.1f", a / b }')"
+  else
+    missed 'the same, two CPU threads' 'not done in its time'
+  fi
+}
+stage_stories() {
+  need_gpu 'stories260K on CLINC150' || return
+  need_program 'stories260K on CLINC150' fedlora-federation || return
   reference=
   for dtype in cpu f32 tf32 bf16 f16; do
     what="stories260K on CLINC150, GPU $dtype"
@@ -294,114 +604,30 @@ stage_federation() {
     elif [ "$status" -eq 124 ]; then
       missed "$what" 'not done in its time'
     else
-      failed "$what" "failed with status $status; federation.txt says why"
+      failed "$what" "failed with status $status; stories.txt says why"
     fi
   done
-  if [ ! -e "$prepared/model/model.safetensors" ] || [ ! -e "$prepared/tables.tar.gz" ]; then
-    missed 'MiniLM on AG News' 'not run: prepare.sh laid no model or no tables ready'
-    return
-  fi
-  tar -C "$build" -xzf "$prepared/tables.tar.gz" || { failed 'MiniLM on AG News' "cannot unpack $prepared/tables.tar.gz"; return; }
-  head -n 200 "$build/tables/ag_news/test.csv" >"$build/tables/few.csv"
-  set -- --model "$prepared/model" --train "$build/tables/ag_news/train.csv" --text-column 2,3 --label-column 1 \
-    --targets query,value --dropout 0.1 --batch 8 --cohort 0.25
-  fast=
-  if federation minilm-bf16 all "$@" --test "$build/tables/ag_news/test.csv" --rounds 20 --eval-every 4 --device cuda --dtype bf16; then
-    row 'MiniLM on AG News, GPU bf16' "accuracy $accuracy, $seconds s in training, $per_second examples a second"
-    fast=$per_second
-  elif [ "$status" -eq 124 ]; then
-    missed 'MiniLM on AG News, GPU bf16' "not done in its time; $per_second examples a second"
-    fast=$per_second
-  else
-    failed 'MiniLM on AG News, GPU bf16' "failed with status $status; federation.txt says why"
-  fi
-  gemm=Eigen
-  if ldd "$build/bin/fedlora-federation" | grep -q dnnl; then gemm=oneDNN; fi
-  federation minilm-cpu $((12 * 8)) "$@" --test "$build/tables/few.csv" --rounds 1 --local-steps 12 --threads 2
-  if [ "$status" -ne 0 ] && [ "$status" -ne 124 ]; then
-    failed 'the same, two CPU threads' "failed with status $status; federation.txt says why"
-  elif [ -n "$per_second" ]; then
-    row "the same, two CPU threads, $gemm" "$per_second examples a second"
-    [ -z "$fast" ] || row 'GPU over two CPU threads (goal: 10)' "$(awk -v a="$fast" -v b="$per_second" 'BEGIN { printf "%.1f", a / b }')"
-  else
-    missed 'the same, two CPU threads' 'not done in its time'
-  fi
-}
-
-# --- benches of LoRA kernels -----------------------------------------------------------------------------------------
-stage_bench() {
-  need_gpu 'LoRA kernels' || return
-  need_program 'LoRA kernels' fedlora-bench-lora-cuda || return
-  rm -f "$work"/lora-*.json
-  measured=
-  for block in 8192/768/3072 8192/1024/4096 8192/2048/8192 8192/4096/14336; do
-    file=$work/lora-$(printf '%s' "$block" | tr / -).json
-    within 60 "$build/bin/fedlora-bench-lora-cuda" --shapes= --blocks="$block" --dropouts=0 --benchmark_min_time=0.1 \
-      --benchmark_out="$file" --benchmark_out_format=json
-    status=$?
-    case $status in
-      0) measured="$measured $file" ;;
-      124) missed "block $block" 'not done in its time' ;;
-      *) failed "block $block" "failed with status $status; bench.txt says why" ;;
-    esac
-  done
-  # What time is left goes to single layers.
-  file=$work/lora-layers.json
-  if [ -n "$measured" ] && within 60 "$build/bin/fedlora-bench-lora-cuda" --blocks= --shapes=8192/768/768,8192/4096/4096 --ops=both \
-    --benchmark_min_time=0.1 --benchmark_out="$file" --benchmark_out_format=json; then
-    measured="$measured $file"
-  fi
-  [ -n "$measured" ] || return
-  if ! command -v "$python" >/dev/null; then
-    for file in $measured; do cp "$file" "$out/"; done
-    missed 'LoRA kernels' 'no python3: lora-*.json hold the figures'
-    return
-  fi
-  # shellcheck disable=SC2086  # a list
-  "$python" "$root/benchmarks/gpu/merge_json.py" $measured >"$out/lora.json" || { failed 'LoRA kernels' 'lora-*.json: not JSON'; return; }
-  "$python" "$root/benchmarks/lora_table.py" "$out/lora.json"
-  "$python" "$root/benchmarks/gpu/merge_json.py" --ratios "$out/lora.json" >"$work/ratios"
-  while IFS='	' read -r what ratio; do row "$what" "$ratio"; done <"$work/ratios"
-}
-
-# --- PyTorch + peft --------------------------------------------------------------------------------------------------
-stage_peer() {
-  need_gpu 'a step against PyTorch + peft' || return
-  need_program 'a step against PyTorch + peft' fedlora-bench-step-cuda || return
-  if ! command -v "$python" >/dev/null; then
-    missed 'a step against PyTorch + peft' 'not run: no python3'
-    return
-  fi
-  within 300 "$python" "$root/benchmarks/gpu/compare_torch_gpu.py" --ours "$build/bin/fedlora-bench-step-cuda" --limit "$(left)" \
-    --rows "$work/peer" >"$work/said" 2>&1
-  status=$?
-  cat "$work/said"
-  if [ -s "$work/peer" ]; then
-    while IFS='	' read -r what result; do row "$what" "$result"; done <"$work/peer"
-  fi
-  case $status in
-    0) ;;
-    3) missed 'a step against PyTorch + peft' "not run: $(tail -n 1 "$work/said")" ;;
-    124) missed 'a step against PyTorch + peft' 'not all done in its time' ;;
-    *) failed 'a step against PyTorch + peft' "failed with status $status; peer.txt says why" ;;
-  esac
 }
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 heading() {
   printf '%s; driver %s; CUDA toolkit %s; commit %s; %s\n' "${gpu:-no NVIDIA GPU}" "${driver:-none}" "$toolkit" "$commit" "$(date -u +%F)"
 }
-rm -f "$work/failed" "$work/no_gpu"
+rm -f "$work/failed" "$work/no_gpu" "$out/again.txt"
 named=0 # how many stages that were asked for by name are left
-[ "$stages" = "$all_stages" ] || for stage in $all_stages; do case " $stages " in *" $stage "*) named=$((named + 1)) ;; esac; done
+[ -z "$chosen" ] || for stage in $all_stages; do case " $stages " in *" $stage "*) named=$((named + 1)) ;; esac; done
 for stage in $all_stages; do
   case " $stages " in *" $stage "*) ;; *) continue ;; esac
   case $stage in
-    build) share=270 ;;
-    bench) share=70 ;;
-    peer) share=100 ;;
-    sanitizer) share=50 ;;
-    *) share=60 ;;
+    start) share=20 ;;
+    smoke | sanitizer) share=30 ;;
+    conformance) share=75 ;;
+    ceilings) share=40 ;;
+    blocks) share=30 ;;
+    again) share=30 ;;
+    layers) share=70 ;;
+    peer) share=90 ;;
+    *) share=45 ;;
   esac
   if [ "$named" -gt 0 ]; then
     share=$(((end - $(now)) / named))
@@ -430,6 +656,11 @@ for stage in $all_stages; do
   } >"$work/table.md"
   cp "$work/table.md" "$out/table.new" && mv "$out/table.new" "$out/table.md" || { echo "check.sh: cannot write to $out" >&2; exit 1; }
 done
+result=$(printf '%s_%s' "${gpu:-no-gpu}" "$commit" | tr -c 'A-Za-z0-9._\n-' -)
+rm -f "$out/$result.tar.gz"
+(cd "$out" && tar -czf "$work/results.tar.gz" --exclude=./*.tar.gz .) && mv "$work/results.tar.gz" "$out/$result.tar.gz" &&
+  cp "$out/table.md" "$out/$result.md" || { echo "check.sh: cannot write to $out" >&2; exit 1; }
+[ -z "$gpu" ] || cp "$out/$result.md" "$out/$result.tar.gz" "$root/benchmarks/results/" 2>/dev/null || :
 echo
 cat "$out/table.md"
 [ ! -e "$work/failed" ] || exit 1

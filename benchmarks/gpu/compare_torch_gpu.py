@@ -3,6 +3,7 @@
 """A training step of BERT-base's size on a GPU, here and in PyTorch + peft, in one run.
 
     python benchmarks/gpu/compare_torch_gpu.py [--ours PATH] [--limit SECONDS] [--batch N] [--length N] [--dtype bf16|tf32]
+        [--modes eager,compile,reduce-overhead]
 
 A step is forward, backward and AdamW of one batch: BERT of 12 layers, hidden 768, 12 heads, random weights, all dropouts 0,
 LoRA r 8 on query and value and a trained head; batches of 32 rows of 128 tokens, no padding.
@@ -121,8 +122,12 @@ def main():
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dtype", default="bf16", choices=["bf16", "tf32"])
+    parser.add_argument("--modes", default=",".join(GOALS), help="of PyTorch, of " + ", ".join(GOALS))
     parser.add_argument("--rows", help="write lines for check.sh to this file")
     arguments = parser.parse_args()
+    modes = arguments.modes.split(",")
+    if not set(modes) <= set(GOALS):
+        parser.error(f"--modes: expected some of {', '.join(GOALS)}, got {arguments.modes}")
     start = time.monotonic()
     rows = Rows(arguments.rows)
     what = f"BERT-base step, {arguments.batch}x{arguments.length}, {arguments.dtype}"
@@ -154,6 +159,8 @@ def main():
         "reduce-overhead": lambda model: torch.compile(model, mode="reduce-overhead"),
     }
     for name, make in makers.items():
+        if name not in modes:
+            continue
         if time.monotonic() - start > arguments.limit - 15:
             rows.add(f"{what}, PyTorch {name}", "no time was left")
             continue

@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
     --without-model) with_model=; shift ;;
     --arch) [ $# -gt 1 ] || usage '--arch needs a name'; arch=$2; shift 2 ;;
     --build) [ $# -gt 1 ] || usage '--build needs a directory'; build=$2; shift 2 ;;
-    -h | --help) sed -n '3,14s/^# //p' "$0"; exit 0 ;;
+    -h | --help) sed -n '3,/^set /s/^# //p' "$0"; exit 0 ;;
     -*) usage "unknown option $1 (--help lists them)" ;;
     *) [ -z "$given" ] || usage "one WHERE, not \"$given\" and \"$1\""; given=$1; where=$1; shift ;;
   esac
@@ -65,6 +65,7 @@ times >"$work/times" # of this shell, then of what it ran
 say "built in $(sed -n '2s/ .*//p' "$work/times") of CPU time (what was built before is not counted)"
 mkdir -p "$work/kit/bin" "$work/kit/lib"
 for program in $programs; do strip -o "$work/kit/bin/$program" "$build/bin/$program"; done
+cp "$build/bin/gpu_tests.txt" "$work/kit/bin/"
 # What they are linked with and a system need not have; cuBLAS is opened at run time and stays where it is.
 needed() { ldd "$@" | awk '$2 == "=>" && $3 ~ "^/" { print $3 }' | LC_ALL=C sort -u |
   grep -vE '/(libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+)\.so\.'; }

@@ -68,14 +68,19 @@ void run(const Request& request) {
       static_cast<long long>(request.batch * request.length), times.size());
 }
 
+constexpr const char* usage =
+    "usage: fedlora-bench-step-cuda [--dtype bf16|tf32|f32] [--path fused|plain] [--graphs on|off] "
+    "[--layers N] [--hidden N] [--batch N] [--length N] [--seconds S]";
+
 int bench(int argc, char** argv) {
+  if (argc == 2 && std::string(argv[1]) == "--help") {
+    std::puts(usage);
+    return 0;
+  }
   Request request;
   for (int i = 1; i < argc; i += 2) {
     const std::string option = argv[i], value = i + 1 < argc ? argv[i + 1] : "";
-    if (value.empty())
-      throw ConfigError(
-          "usage: fedlora-bench-step-cuda [--dtype bf16|tf32|f32] [--path fused|plain] [--graphs on|off] "
-          "[--layers N] [--hidden N] [--batch N] [--length N] [--seconds S]");
+    if (value.empty()) throw ConfigError(usage);
     if (option == "--dtype")
       request.dtype = value;
     else if (option == "--path")
@@ -114,6 +119,9 @@ int bench(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return fedlora::benchmarks::bench(argc, argv);
+  } catch (const fedlora::NoDeviceError& error) {
+    std::cerr << "fedlora-bench-step-cuda: " << error.what() << '\n';
+    return 77;
   } catch (const std::exception& error) {
     std::cerr << "fedlora-bench-step-cuda: " << error.what() << '\n';
     return 1;

@@ -37,6 +37,7 @@ class Capturing {
 
 /// \throws CudaError when there is no such device.
 inline DeviceFacts device_facts(int device) {
+  cuda::detail::require_device(device);
   cuda::detail::use_device(device);
   cudaDeviceProp properties{};
   cuda::detail::check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
