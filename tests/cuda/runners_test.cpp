@@ -26,13 +26,13 @@ using Cuda = CudaBackend<Bf16>;
 using Model = SequenceClassifier<Bert, Cuda>;
 
 Model classifier(const Cuda& backend, std::uint64_t seed = 1) {
-  return {tiny_base<Bert, Cuda>(seed, Json::object(), {}, backend),
+  return {tiny_base<Bert, Cuda>(seed, {{"num_hidden_layers", 1}}, {}, backend),
           {},
           {.rank = 2, .alpha = 4, .dropout = 0.25, .target_modules = {"query", "value"}}};
 }
 
-/// One round of two clients of three steps each, by `threads` threads that are at work at the same time: parameters, and
-/// how one of the clients does.
+/// One round of two clients of three steps each, by `threads` threads that are at work at the same time: parameters,
+/// and how one of the clients does.
 struct Round {
   std::vector<std::vector<float>> parameters;
   std::vector<double> losses;
@@ -54,7 +54,8 @@ Round run_round(const Model& model, Index round, int threads, double rate = 0.1,
   const auto start = model.initial_adapter(5);
   for (const auto& update : train(cohort, start, {.epochs = 1, .batch_size = 1, .threads = threads}, hooks))
     result.parameters.emplace_back(update.adapter.values().begin(), update.adapter.values().end());
-  for (const Evaluation& evaluation : evaluate_clients(cohort, start, threads)) result.losses.push_back(evaluation.loss);
+  for (const Evaluation& evaluation : evaluate_clients(cohort, start, threads))
+    result.losses.push_back(evaluation.loss);
   result.losses.push_back(model.evaluate(start, data, threads).loss);
   return result;
 }

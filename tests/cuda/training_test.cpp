@@ -94,8 +94,8 @@ TEST_CASE("clients trained on the device end where the CPU's do") {
   const auto check = [&](const auto& optimizer, const LocalPlan& plan, double bound) {
     check_against_cpu(model, optimizer, plan, bound, 1e-4);
   };
-  check_against_cpu(classifier(backend, 2),
-                    Sgd{.lr = 0.1, .momentum = 0.9, .weight_decay = 0.01, .nesterov = true}, plain, 1e-4, 1e-4);
+  check_against_cpu(classifier(backend, 2), Sgd{.lr = 0.1, .momentum = 0.9, .weight_decay = 0.01, .nesterov = true},
+                    plain, 1e-4, 1e-4);
   check(AdamW{.lr = 1e-3}, plain, 1e-2);  // its first steps follow the sign of gradients that are nearly zero
   LocalPlan plan = plain;
   plan.accumulation = 2;

@@ -33,7 +33,7 @@ struct Options {
   /// The caller's, for one runner at a time; otherwise each has its own. It must live as long as a call, and may end
   /// between two: what is made for it (cuBLAS handles, graphs, working memory) ends with each runner, and is not kept.
   std::optional<Stream> stream = {};
-  DeviceAllocator allocator = {};     ///< the caller's; otherwise memory is taken from the device and kept
+  DeviceAllocator allocator = {};  ///< the caller's; otherwise memory is taken from the device and kept
   std::size_t memory_limit = DeviceMemory::no_limit;  ///< bytes
   /// Bytes of one runner's slot for [W | scale · B]; larger layers, and 0, add S Bᵀ to the result instead.
   std::size_t slot_bytes = std::size_t{64} << 20;
@@ -98,9 +98,9 @@ class ContextStream {
 
 /// Shared by a backend's copies, their runners, and what they have put on the device.
 ///
-/// It keeps the kits of runners that have ended. They do not keep it: what they hold of it is its memory alone, and they
-/// end when it does, or when memory runs out. At the end of a process, when the device is out of reach, they are left
-/// to the driver.
+/// It keeps the kits of runners that have ended. They do not keep it: what they hold of it is its memory alone, and
+/// they end when it does, or when memory runs out. At the end of a process, when the device is out of reach, they are
+/// left to the driver.
 struct Context {
   /// \throws CudaError when there is no such device.
   explicit Context(Options given)

@@ -29,7 +29,7 @@ struct Counts {
 /// Counts from any thread.
 class Tally {
  public:
-  void add(std::int64_t Counts::* what, std::int64_t count = 1) {
+  void add(std::int64_t Counts::*what, std::int64_t count = 1) {
     const std::lock_guard lock(mutex_);
     counts_.*what += count;
   }

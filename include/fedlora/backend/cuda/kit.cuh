@@ -23,8 +23,8 @@ namespace fedlora::cuda {
 struct TraineeKit {
   StepGraph graph;
   DeviceBuffer weights, gradient, rounded, start, moments[2], losses, partials;
-  DeviceBuffer states;  ///< the state now, then the state after each step
-  Index size = 0;       ///< of the adapter; another one is another model
+  DeviceBuffer states;     ///< the state now, then the state after each step
+  Index size = 0;          ///< of the adapter; another one is another model
   Index largest_rows = 0;  ///< of the steps that have run with it
   Index most_sequences = 0;
   int failures = 0;  ///< of captures, one after another

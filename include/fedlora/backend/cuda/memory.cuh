@@ -74,8 +74,8 @@ class Pool {
     if (block != nullptr) return block;
     const std::lock_guard lock(mutex_);
     fail<CudaError>("cuda memory", std::to_string(bytes) + " bytes for " + std::string(what),
-                    "out of memory: held " + std::to_string(usage_.held) + ", in use " +
-                        std::to_string(usage_.in_use) + ", peak " + std::to_string(usage_.peak) +
+                    "out of memory: held " + std::to_string(usage_.held) + ", in use " + std::to_string(usage_.in_use) +
+                        ", peak " + std::to_string(usage_.peak) +
                         (limit_ == no_limit ? "" : ", limit " + std::to_string(limit_)));
   }
 

@@ -163,8 +163,8 @@ class Trainee {
 
   void update(const AdamWStep& step) {
     with_norm([&](const StepSegments& whole, StepState* state) {
-      adamw_step<T>(step, arrays_, kit_->moments[0].template as<float>(), kit_->moments[1].template as<float>(), whole, state,
-                    stream());
+      adamw_step<T>(step, arrays_, kit_->moments[0].template as<float>(), kit_->moments[1].template as<float>(), whole,
+                    state, stream());
     });
   }
   void update(const SgdStep& step) {
