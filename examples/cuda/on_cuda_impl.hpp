@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cuda_runtime.h>
+#include <unistd.h>
 
+#include <iostream>
 #include <string>
 #include <utility>
 
@@ -15,10 +17,16 @@
 
 namespace fedlora::examples {
 
+/// Prints what the backend has to say to standard error, in the place of a progress line.
+inline void print_notice(const std::string& text) {
+  std::cerr << (::isatty(STDERR_FILENO) == 1 ? "\r\033[K" : "") << "note: " + text + "\n" << std::flush;
+}
+
 template <class T>
 CudaBackend<T> cuda_backend(const Device& device) {
   return CudaBackend<T>({.device = device.number(),
-                         .math = device.dtype == "f32" ? cuda::FloatMath::float32 : cuda::FloatMath::tf32});
+                         .math = device.dtype == "f32" ? cuda::FloatMath::float32 : cuda::FloatMath::tf32,
+                         .on_notice = print_notice});
 }
 
 /// "bf16 on NVIDIA H200 (cuda:0)"

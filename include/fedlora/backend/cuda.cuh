@@ -33,6 +33,10 @@ using CudaOptions = cuda::Options;
 /// in float. Copies share the device's memory. A runner has a stream of its own, so calls from many threads are safe;
 /// with a caller's stream (CudaOptions::stream) there is one runner at a time, which `train` and `evaluate` keep to.
 /// Two runs on one device give the same bits.
+///
+/// What runners are made of stays in the backend when they end, for those of the next round: streams, cuBLAS handles
+/// and plans, pinned memory, graphs and device memory, which `memory_usage` counts as in use. They go when the backend
+/// does, when an allocation finds no memory, or with `trim`.
 template <class T = float>
 class CudaBackend {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, Bf16> || std::is_same_v<T, Half>);
@@ -51,6 +55,9 @@ class CudaBackend {
 
   const std::shared_ptr<const cuda::Context>& context() const { return context_; }
   cuda::MemoryUsage memory_usage() const { return context_->memory.usage(); }
+  cuda::Counts counts() const { return context_->tally.counts(); }
+  /// Gives back to the device what no runner is at work with: the next round makes its runners anew. \throws CudaError
+  void trim() const { context_->trim(); }
   /// Runners that may be at work at the same time.
   int most_runners() const { return context_->options.stream ? 1 : std::numeric_limits<int>::max(); }
 

@@ -41,6 +41,15 @@ class Arena {
     current_ = 0;
   }
 
+  /// Forgets everything taken, and leaves the blocks as they are. False where `reset` would be a KernelFault, which is
+  /// still to come then.
+  bool forget() noexcept {
+    give_back(0);
+    for (Block& block : blocks_) block.used = 0;
+    current_ = 0;
+    return damage_.empty();
+  }
+
   /// As `reset`, and afterwards `bytes` can be taken without an allocation (those of `matrix` and `take`, each rounded
   /// up to a multiple of 256). \throws CudaError
   void reserve(std::size_t bytes) {

@@ -2,12 +2,15 @@
 // What all runners of one CUDA backend share: a device, its memory, and the choices that were made.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "fedlora/backend/cuda/idle.cuh"
 #include "fedlora/backend/cuda/memory.cuh"
 #include "fedlora/backend/cuda/runtime.cuh"
 #include "fedlora/backend/cuda/tile.cuh"
@@ -27,12 +30,17 @@ struct Options {
   int device = 0;
   FloatMath math = FloatMath::tf32;  ///< how floats are multiplied; 16-bit types have one way
   LowRankPath low_rank = LowRankPath::fused;
-  std::optional<Stream> stream = {};  ///< the caller's, for one runner at a time; otherwise each has its own
-  DeviceAllocator allocator = {};     ///< the caller's; otherwise memory is taken from the device and kept
+  /// The caller's, for one runner at a time; otherwise each has its own. It must live as long as a call, and may end
+  /// between two: what is made for it (cuBLAS handles, graphs, working memory) ends with each runner, and is not kept.
+  std::optional<Stream> stream = {};
+  DeviceAllocator allocator = {};  ///< the caller's; otherwise memory is taken from the device and kept
   std::size_t memory_limit = DeviceMemory::no_limit;  ///< bytes
   /// Bytes of one runner's slot for [W | scale · B]; larger layers, and 0, add S Bᵀ to the result instead.
   std::size_t slot_bytes = std::size_t{64} << 20;
   bool graphs = true;  ///< training steps on the device are captured and launched as graphs
+  /// Told, once for a backend, that a step ran without a graph because its capture failed, and why; from any thread.
+  /// Results do not depend on it.
+  std::function<void(const std::string&)> on_notice = {};
 };
 
 namespace detail {
@@ -89,23 +97,60 @@ class ContextStream {
 };
 
 /// Shared by a backend's copies, their runners, and what they have put on the device.
+///
+/// It keeps the kits of runners that have ended. They do not keep it: what they hold of it is its memory alone, and
+/// they end when it does, or when memory runs out. At the end of a process, when the device is out of reach, they are
+/// left to the driver.
 struct Context {
   /// \throws CudaError when there is no such device.
   explicit Context(Options given)
-      : options(checked(std::move(given))), loading(options), memory(options.allocator, options.memory_limit) {}
+      : options(checked(std::move(given))), memory(options.allocator, options.memory_limit) {
+    memory.on_shortage([kept = std::weak_ptr<IdleKits>(idle)] {
+      if (const auto kits = kept.lock()) kits->clear();
+    });
+  }
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+  ~Context() {
+    try {
+      use();
+      idle->clear();
+    } catch (const CudaError&) {
+      idle->abandon();
+    }
+  }
 
   /// Makes the device the current one of this thread. \throws CudaError
   void use() const { detail::use_device(options.device); }
 
+  /// Gives back to the device what no runner is at work with. \throws CudaError
+  void trim() const {
+    use();
+    idle->clear();
+    memory.trim();
+  }
+
+  /// A step ran without a graph, for this reason.
+  void capture_failed(const std::string& reason) const {
+    tally.add(&Counts::captures_failed);
+    if (!said_.exchange(true) && options.on_notice)
+      options.on_notice("a training step could not be captured as a graph and ran without one, more slowly: " + reason);
+  }
+
   const Options options;
-  ContextStream loading;  ///< for what is copied once, weights above all
+  OwnedStream loading;  ///< for what is copied once, weights above all
   DeviceMemory memory;
+  mutable Tally tally;
+  const std::shared_ptr<IdleKits> idle = std::make_shared<IdleKits>();
 
  private:
   static Options checked(Options options) {
     detail::require_device(options.device);
+    detail::use_device(options.device);  // for the streams that follow
     return options;
   }
+
+  mutable std::atomic<bool> said_{false};
 };
 
 }  // namespace fedlora::cuda

@@ -12,6 +12,8 @@
 #include <utility>
 
 #include "fedlora/backend/cuda/gpu_runtime.cuh"
+#include "fedlora/backend/cuda/transfer.cuh"
+#include "fedlora/core/error.hpp"
 
 namespace fedlora::cuda::detail {
 
@@ -19,25 +21,43 @@ namespace fedlora::cuda::detail {
 class ExecutableGraph {
  public:
   void begin(Stream stream) {
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    const cudaError_t status = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    if (status != cudaSuccess) abandon(stream);
+    check(status, "cudaStreamBeginCapture");
   }
 
-  void end_and_launch(Stream stream) {
+  /// Ends the capture, and makes what it has recorded ready to be launched. \throws CudaError; there is no capture then
+  void end(Stream stream) {
     Graph graph;
-    check(cudaStreamEndCapture(stream, graph.out()), "cudaStreamEndCapture");
-    if (!update(graph.get())) {
+    try {
+      check(cudaStreamEndCapture(stream, graph.out()), "cudaStreamEndCapture");
+      if (update(graph.get())) return;
       Executable made;
       check(cudaGraphInstantiate(made.out(), graph.get(), 0), "cudaGraphInstantiate");
       executable_ = std::move(made);  // the one before is freed when it has run
       ++instantiations_;
+    } catch (...) {
+      abandon(stream);
+      throw;
     }
-    check(cudaGraphLaunch(executable_.get(), stream), "cudaGraphLaunch");
   }
 
+  /// \throws GraphLaunchFailed; the next one is made anew
+  void launch(Stream stream) {
+    const cudaError_t status = cudaGraphLaunch(executable_.get(), stream);
+    if (status == cudaSuccess) return;
+    executable_ = Executable();
+    static_cast<void>(cudaGetLastError());
+    fail<GraphLaunchFailed>("cudaGraphLaunch", "success", cudaGetErrorString(status));
+  }
+
+  /// Takes the stream out of a capture, whatever has become of it, and leaves no error for the next launch to find.
   void abandon(Stream stream) noexcept {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     Graph graph;
-    static_cast<void>(cudaStreamEndCapture(stream, graph.out()));
-    static_cast<void>(cudaGetLastError());  // a capture that something made invalid says so
+    if (cudaStreamIsCapturing(stream, &status) == cudaSuccess && status != cudaStreamCaptureStatusNone)
+      static_cast<void>(cudaStreamEndCapture(stream, graph.out()));
+    static_cast<void>(cudaGetLastError());
   }
 
   std::int64_t instantiations() const { return instantiations_; }

@@ -50,14 +50,15 @@ class StepGraph {
   }
 
   /// Ends the capture and launches it in the stream. Called by the thread that began. \throws CudaError; the capture
-  /// has ended then, and nothing of it has run
+  /// has ended then, and nothing of it has run, unless it is a detail::GraphLaunchFailed: CUDA does not promise it then
   void end_and_launch(Stream stream) {
     constexpr const char* where = "cuda::StepGraph::end_and_launch";
     if (!capturing_) fail<CudaError>(where, "a begin before", "none");
     if (detail::capture_of_thread() != this) fail<CudaError>(where, "the thread that began", "another");
     if (stream_id(stream) != stream_id(stream_)) fail<CudaError>(where, "the stream of begin", "another");
     leave();
-    executable_.end_and_launch(stream);
+    executable_.end(stream);
+    executable_.launch(stream);
     ++launches_;
   }
 
@@ -68,7 +69,8 @@ class StepGraph {
     executable_.abandon(stream_);
   }
 
-  /// `body()` between `begin` and `end_and_launch`; what it throws comes through, and nothing of it has run.
+  /// `body()` between `begin` and `end_and_launch`; what it throws comes through, and nothing of it has run. After a
+  /// capture that failed the stream, and this, are as before it.
   template <class Body>
   void run(Stream stream, Body&& body) {
     begin(stream);
@@ -83,7 +85,8 @@ class StepGraph {
 
   bool capturing() const { return capturing_; }
 
-  /// How many graphs were launched, and how many of them needed a new executable one. (On the host: none.)
+  /// How many graphs were launched, and how many of them needed a new executable one. (On the host: the first,
+  /// and the first after a failure.)
   std::int64_t launches() const { return launches_; }
   std::int64_t instantiations() const { return executable_.instantiations(); }
 

@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "fedlora/backend/cuda/host_capture.cuh"
 #include "fedlora/backend/cuda/memory.cuh"
 #include "fedlora/backend/cuda/product.cuh"
 #include "fedlora/backend/cuda/tile.cuh"
@@ -22,7 +23,7 @@ namespace fedlora::cuda::detail {
 
 class BlasHandle {
  public:
-  BlasHandle(const DeviceMemory&, Stream) {}
+  BlasHandle(const DeviceMemory&, Stream) { ++host::made().blas_handles; }
 
   template <class T, class C>
   void multiply(const ColumnMajorProduct<T, C>& product, FloatMath math) {
@@ -54,6 +55,7 @@ class BlasHandle {
     check_matrix("cuda::Blas, B", p.a, p.a_rows(), p.a_cols(), p.lda);  // as the caller knows them: row by row
     check_matrix("cuda::Blas, A", p.b, p.b_rows(), p.b_cols(), p.ldb);
     check_matrix("cuda::Blas, C", p.c, p.m, p.n, p.ldc);
+    if (!host::runs_at_once()) return;
     const std::vector<double> rows =
         unpacked(p.a, p.m, p.k, p.transpose_a ? p.lda : 1, p.transpose_a ? 1 : p.lda, math);
     const std::vector<double> cols =

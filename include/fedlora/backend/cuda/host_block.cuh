@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "fedlora/backend/cuda/host_capture.cuh"
 #include "fedlora/backend/cuda/host_machine.cuh"
 
 namespace fedlora::cuda {
@@ -288,6 +289,7 @@ void launch(Stream stream, Grid grid, const Kernel& kernel) {
   if (const int limit = detail::shared_limit<Kernel>(); kernel.shared_bytes() > limit)
     fail<KernelFault>("launch", "at most " + std::to_string(limit) + " bytes of shared memory",
                       std::to_string(kernel.shared_bytes()));
+  if (!host::runs_at_once()) return;
   host::Machine machine(Kernel::threads, kernel.shared_bytes(), stream.seed);
   std::vector<std::int64_t> blocks(static_cast<std::size_t>(grid.x * grid.y));
   for (std::size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<std::int64_t>(i);

@@ -20,6 +20,7 @@
 #include <string_view>
 
 #include "fedlora/backend/cuda/host_block.cuh"
+#include "fedlora/backend/cuda/host_capture.cuh"
 
 namespace fedlora::cuda {
 
@@ -32,7 +33,7 @@ inline StreamId stream_id(Stream stream) noexcept { return stream.seed; }
 /// On the host a stream is the seed of the order in which threads take turns.
 class OwnedStream {
  public:
-  explicit OwnedStream(std::uint64_t seed = 0) : stream_{seed} {}
+  explicit OwnedStream(std::uint64_t seed = 0) : stream_{seed} { ++host::made().streams; }
   OwnedStream(OwnedStream&&) noexcept = default;
   OwnedStream& operator=(OwnedStream&&) noexcept = default;
 
@@ -58,7 +59,7 @@ class Event {
 class PinnedMemory {
  public:
   PinnedMemory() = default;
-  explicit PinnedMemory(std::size_t bytes) : memory_(new std::byte[bytes]) {}
+  explicit PinnedMemory(std::size_t bytes) : memory_(new std::byte[bytes]) { ++host::made().pinned_blocks; }
   std::byte* data() const { return memory_.get(); }
 
  private:
@@ -201,6 +202,7 @@ inline void copy_rows(Copy direction, void* to, std::size_t to_pitch, const void
   if (bytes == 0 || rows == 0) return;
   if (direction != Copy::to_host) check_range("copy, to", to, (rows - 1) * to_pitch + bytes);
   if (direction != Copy::to_device) check_range("copy, from", from, (rows - 1) * from_pitch + bytes);
+  if (!host::runs_at_once()) return;
   for (std::size_t row = 0; row < rows; ++row)
     std::memcpy(static_cast<std::byte*>(to) + row * to_pitch, static_cast<const std::byte*>(from) + row * from_pitch,
                 bytes);
@@ -212,7 +214,7 @@ inline void copy(Copy direction, void* to, const void* from, std::size_t bytes, 
 
 inline void set_zero(void* to, std::size_t bytes, Stream) {
   check_range("set_zero", to, bytes);
-  if (bytes > 0) std::memset(to, 0, bytes);
+  if (bytes > 0 && host::runs_at_once()) std::memset(to, 0, bytes);
 }
 
 }  // namespace detail

@@ -69,28 +69,19 @@ class Pool {
 
   void* allocate(std::size_t bytes, std::string_view what, Stream stream) {
     refuse_in_capture("cuda memory");
+    void* block = find(bytes, what, stream);
+    if (block == nullptr && make_room()) block = find(bytes, what, stream);
+    if (block != nullptr) return block;
     const std::lock_guard lock(mutex_);
-    Watch::report(std::exchange(damage_, {}));
-    Block block;
-    if (bytes <= largest) {
-      block.capacity = capacity_for(bytes);
-      if (!reuse(block, stream) && !make(block, stream)) {
-        trim_free();
-        make(block, stream);
-      }
-    }
-    if (block.begin == nullptr)
-      fail<CudaError>("cuda memory", std::to_string(bytes) + " bytes for " + std::string(what),
-                      "out of memory: held " + std::to_string(usage_.held) + ", in use " +
-                          std::to_string(usage_.in_use) + ", peak " + std::to_string(usage_.peak) +
-                          (limit_ == no_limit ? "" : ", limit " + std::to_string(limit_)));
-    usage_.in_use += block.capacity;
-    usage_.peak = std::max(usage_.peak, usage_.in_use);
-    std::byte* const begin = block.begin;
-    const std::size_t whole = block.capacity + Watch::guard;
-    used_.emplace(begin, std::move(block));
-    Watch::report(Watch::blocks().hand_out(begin, bytes, whole, what));
-    return begin;
+    fail<CudaError>("cuda memory", std::to_string(bytes) + " bytes for " + std::string(what),
+                    "out of memory: held " + std::to_string(usage_.held) + ", in use " + std::to_string(usage_.in_use) +
+                        ", peak " + std::to_string(usage_.peak) +
+                        (limit_ == no_limit ? "" : ", limit " + std::to_string(limit_)));
+  }
+
+  void on_shortage(std::function<void()> release_some) {
+    const std::lock_guard lock(mutex_);
+    release_some_ = std::move(release_some);
   }
 
   /// `keep`: for others; otherwise back to the device, which waits for the stream, where the block is one by itself.
@@ -171,6 +162,37 @@ class Pool {
   static std::size_t capacity_for(std::size_t bytes) {
     const std::size_t asked = std::max<std::size_t>(bytes, 1);
     return round_up(asked, asked > largest_small ? largest_small : std::max(alignment, std::bit_floor(asked) / 8));
+  }
+
+  /// A block for `bytes`; null if there is no memory.
+  void* find(std::size_t bytes, std::string_view what, Stream stream) {
+    const std::lock_guard lock(mutex_);
+    Watch::report(std::exchange(damage_, {}));
+    if (bytes > largest) return nullptr;
+    Block block;
+    block.capacity = capacity_for(bytes);
+    if (!reuse(block, stream) && !make(block, stream)) {
+      trim_free();
+      if (!make(block, stream)) return nullptr;
+    }
+    usage_.in_use += block.capacity;
+    usage_.peak = std::max(usage_.peak, usage_.in_use);
+    std::byte* const begin = block.begin;
+    const std::size_t whole = block.capacity + Watch::guard;
+    used_.emplace(begin, std::move(block));
+    Watch::report(Watch::blocks().hand_out(begin, bytes, whole, what));
+    return begin;
+  }
+
+  /// Whether anybody could be asked to release what is not needed now. They call `release`, so nothing is locked.
+  bool make_room() {
+    std::function<void()> release_some;
+    {
+      const std::lock_guard lock(mutex_);
+      release_some = release_some_;
+    }
+    if (release_some) release_some();
+    return release_some != nullptr;
   }
 
   /// A block that fits, of this stream if there is one.
@@ -262,6 +284,7 @@ class Pool {
   mutable std::mutex mutex_;
   MemoryUsage usage_;
   std::string damage_;
+  std::function<void()> release_some_;
   std::unordered_map<std::byte*, Block> used_;
   std::map<Key, std::vector<Block>> free_;  ///< oldest first
   std::vector<std::byte*> slabs_;
@@ -309,6 +332,9 @@ class DeviceMemory {
     detail::refuse_in_capture("cuda memory");
     pool_->release(block, stream, false);
   }
+
+  /// Calls `release_some` when a request finds no memory, and then tries once more. It may release, but not allocate.
+  void on_shortage(std::function<void()> release_some) const { pool_->on_shortage(std::move(release_some)); }
 
   /// Gives large blocks that nobody uses back to the device; waits for their last uses.
   void trim() const { pool_->trim(); }

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <span>
 #include <type_traits>
@@ -16,6 +17,8 @@
 #include "fedlora/backend/cuda/attention_forward.cuh"
 #include "fedlora/backend/cuda/blas.cuh"
 #include "fedlora/backend/cuda/context.cuh"
+#include "fedlora/backend/cuda/idle.cuh"
+#include "fedlora/backend/cuda/kit.cuh"
 #include "fedlora/backend/cuda/linear.cuh"
 #include "fedlora/backend/cuda/loss.cuh"
 #include "fedlora/backend/cuda/norm.cuh"
@@ -40,23 +43,27 @@ class Trainee;  // trainee.cuh
 template <class T>
 class Runner {
  public:
-  /// Its own stream, or the caller's. \throws CudaError
+  /// Its own stream, or the caller's. Made of what an earlier runner of the backend has left, where there is such a
+  /// thing; its bits do not depend on it. \throws CudaError
   template <class Backend>
-  explicit Runner(const Backend& backend)
-      : context_(backend.context()),
-        stream_(context_->options),
-        arena_(context_->memory, stream_.get(), "a worker's matrices"),
-        staging_(context_->memory, stream_.get()),
-        blas_(context_->memory, stream_.get()),
-        linear_(context_->options, context_->memory, stream_.get()) {
+  explicit Runner(const Backend& backend) : context_(backend.context()), kit_(kit_for(*context_)) {
     set_loss(own_loss());
   }
   Runner(const Runner&) = delete;
   Runner& operator=(const Runner&) = delete;
+  /// Waits for all that was queued, and leaves what it was made of to the next one, unless something is wrong with it:
+  /// an error in the stream, or a stream that still captures. What is bound to a caller's stream is not left either.
+  ~Runner() {
+    try {
+      context_->use();
+      if (kit_->rest() && !context_->options.stream) context_->idle->keep(std::move(kit_));
+    } catch (const std::exception&) {  // the kit ends here
+    }
+  }
 
   using Trainee = cuda::Trainee<T>;
 
-  Stream stream() const { return stream_.get(); }
+  Stream stream() const { return kit_->stream.get(); }
   const Context& context() const { return *context_; }
 
   // --- memory --------------------------------------------------------------------------------------------------------
@@ -104,29 +111,30 @@ class Runner {
 
   /// On the device, rounded to T, until the next call. Waits for the copy.
   std::span<const T> parameters(std::span<const float> values) {
-    grow(parameters_, values.size() * sizeof(float), "an adapter's parameters");
-    upload<float>(values, parameters_.template as<float>(), stream());
+    grow(kit_->parameters, values.size() * sizeof(float), "an adapter's parameters");
+    upload<float>(values, kit_->parameters.template as<float>(), stream());
     if constexpr (std::is_same_v<T, float>) {
-      return {parameters_.template as<float>(), values.size()};
+      return {kit_->parameters.template as<float>(), values.size()};
     } else {
-      grow(rounded_, values.size() * sizeof(T), "an adapter's rounded parameters");
-      convert(parameters_.template as<float>(), rounded_.template as<T>(), static_cast<Index>(values.size()), stream());
-      return {rounded_.template as<T>(), values.size()};
+      grow(kit_->rounded, values.size() * sizeof(T), "an adapter's rounded parameters");
+      convert(kit_->parameters.template as<float>(), kit_->rounded.template as<T>(), static_cast<Index>(values.size()),
+              stream());
+      return {kit_->rounded.template as<T>(), values.size()};
     }
   }
 
   /// Zeros on the device, and no loss yet.
   std::span<float> open_gradient(std::span<float> gradient) {
-    grow(gradient_, gradient.size_bytes(), "an adapter's gradient");
-    detail::set_zero(gradient_.data(), gradient.size_bytes(), stream());
+    grow(kit_->gradient, gradient.size_bytes(), "an adapter's gradient");
+    detail::set_zero(kit_->gradient.data(), gradient.size_bytes(), stream());
     loss_state_ = nullptr;
     set_loss(own_loss());
-    return {gradient_.template as<float>(), gradient.size()};
+    return {kit_->gradient.template as<float>(), gradient.size()};
   }
   /// Adds them, with the loss scale taken out again. Waits for all that was queued. \throws CudaError
   void close_gradient(std::span<float> gradient) {
     download_.resize(gradient.size());
-    cuda::download(gradient_.template as<float>(), download_, stream());
+    cuda::download(kit_->gradient.template as<float>(), download_, stream());
     constexpr float unscale = static_cast<float>(1.0 / default_loss_scaling<T>.initial);
     for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] += download_[i] * unscale;
   }
@@ -236,8 +244,8 @@ class Runner {
   /// Waits for the copies.
   void set_rotary(Index positions, const std::vector<float>& cosines, const std::vector<float>& sines) {
     const Index half = static_cast<Index>(cosines.size()) / positions;
-    rotary_ = DeviceBuffer(context_->memory, 2 * cosines.size() * sizeof(float), "rotary tables", stream());
-    float* const values = rotary_.template as<float>();
+    grow(kit_->rotary, 2 * cosines.size() * sizeof(float), "rotary tables");
+    float* const values = kit_->rotary.template as<float>();
     upload<float>(cosines, values, stream());
     upload<float>(sines, values + cosines.size(), stream());
     cosines_ = {values, positions, half};
@@ -285,6 +293,18 @@ class Runner {
   }
 
  private:
+  friend class cuda::Trainee<T>;
+
+  using Kit = RunnerKit<T>;
+
+  static std::unique_ptr<Kit> kit_for(const Context& context) {
+    context.use();
+    if (auto kit = context.idle->template take<Kit>()) return kit;
+    auto kit = std::make_unique<Kit>(context);
+    context.tally.add(&Counts::runners_made);
+    return kit;
+  }
+
   FloatMath math() const { return context_->options.math; }
 
   static MatrixView<T> first_rows(MatrixView<T> matrix, Index rows) {
@@ -298,8 +318,8 @@ class Runner {
   }
 
   double* own_loss() {
-    grow(own_loss_, sizeof(double), "a loss");
-    return own_loss_.template as<double>();
+    grow(kit_->own_loss, sizeof(double), "a loss");
+    return kit_->own_loss.template as<double>();
   }
 
   void set_loss(double* loss) {
@@ -308,13 +328,12 @@ class Runner {
   }
 
   std::shared_ptr<const Context> context_;
-  ContextStream stream_;
-  Arena arena_;
-  Staging staging_;
-  Blas blas_;
-  Linear<T> linear_;
+  std::unique_ptr<Kit> kit_;  ///< never null before the end
+  Arena& arena_ = kit_->arena;
+  Staging& staging_ = kit_->staging;
+  Blas& blas_ = kit_->blas;
+  Linear<T>& linear_ = kit_->linear;
   BatchRows batch_;
-  DeviceBuffer parameters_, rounded_, gradient_, own_loss_, rotary_;
   MatrixView<const float> cosines_, sines_;
   double* loss_ = nullptr;
   const StepState* loss_state_ = nullptr;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,6 +15,8 @@
 #include <vector>
 
 #include "fedlora/backend/cuda/graph.cuh"
+#include "fedlora/backend/cuda/idle.cuh"
+#include "fedlora/backend/cuda/kit.cuh"
 #include "fedlora/backend/cuda/memory.cuh"
 #include "fedlora/backend/cuda/optimizer.cuh"
 #include "fedlora/backend/cuda/optimizer_state.cuh"
@@ -46,10 +49,18 @@ struct StepOutcome {
 template <class T>
 class Trainee {
  public:
-  explicit Trainee(Runner<T>& run) : run_(run) {}
+  explicit Trainee(Runner<T>& run) : run_(run), kit_(std::move(run.kit_->trainee)) {
+    if (kit_) return;
+    kit_ = std::make_unique<TraineeKit>();
+    run.context().tally.add(&Counts::trainees_made);
+  }
   Trainee(const Trainee&) = delete;
   Trainee& operator=(const Trainee&) = delete;
-  ~Trainee() { graph_.abandon(); }
+  /// Leaves what it was made of to the runner's next one.
+  ~Trainee() {
+    kit_->graph.abandon();
+    run_.kit_->trainee = std::move(kit_);
+  }
 
   /// Whether a skipped step is the loss scale's affair, and not the end of training.
   static constexpr bool scales_loss = default_loss_scaling<T>.initial != 1.0;
@@ -59,40 +70,41 @@ class Trainee {
   void begin(std::span<const float> values, std::span<const std::vector<float>* const> moments, Index steps_done,
              Index steps, double clip_norm, double mu) {
     size_ = static_cast<Index>(values.size());
-    grow(weights_, values.size_bytes(), "an adapter's parameters");
-    grow(gradient_, values.size_bytes(), "an adapter's gradient");
-    upload<float>(values, weights_.as<float>(), stream());
+    if (std::exchange(kit_->size, size_) != size_) kit_->largest_rows = kit_->most_sequences = 0;
+    grow(kit_->weights, values.size_bytes(), "an adapter's parameters");
+    grow(kit_->gradient, values.size_bytes(), "an adapter's gradient");
+    upload<float>(values, kit_->weights.as<float>(), stream());
     arrays_ = {};
-    arrays_.weights = weights_.as<float>();
-    arrays_.gradient = gradient_.as<float>();
+    arrays_.weights = kit_->weights.as<float>();
+    arrays_.gradient = kit_->gradient.as<float>();
     arrays_.clip_norm = clip_norm;
     arrays_.mu = mu;
     if constexpr (!std::is_same_v<T, float>) {
-      grow(rounded_, values.size() * sizeof(T), "an adapter's rounded parameters");
-      arrays_.shadow = rounded_.as<T>();
+      grow(kit_->rounded, values.size() * sizeof(T), "an adapter's rounded parameters");
+      arrays_.shadow = kit_->rounded.as<T>();
       convert(arrays_.weights, arrays_.shadow, size_, stream());
     }
     if (mu > 0) {
-      grow(start_, values.size_bytes(), "an adapter's parameters at the start");
-      detail::copy(detail::Copy::on_device, start_.data(), weights_.data(), values.size_bytes(), stream());
-      arrays_.start = start_.as<float>();
+      grow(kit_->start, values.size_bytes(), "an adapter's parameters at the start");
+      detail::copy(detail::Copy::on_device, kit_->start.data(), kit_->weights.data(), values.size_bytes(), stream());
+      arrays_.start = kit_->start.as<float>();
     }
-    for (std::size_t i = 0; i < std::size(moments_); ++i) {
+    for (std::size_t i = 0; i < std::size(kit_->moments); ++i) {
       if (i >= moments.size()) continue;
-      grow(moments_[i], values.size_bytes(), "an optimizer's moments");
+      grow(kit_->moments[i], values.size_bytes(), "an optimizer's moments");
       if (moments[i]->empty())
-        detail::set_zero(moments_[i].data(), values.size_bytes(), stream());
+        detail::set_zero(kit_->moments[i].data(), values.size_bytes(), stream());
       else
-        upload<float>(*moments[i], moments_[i].template as<float>(), stream());
+        upload<float>(*moments[i], kit_->moments[i].template as<float>(), stream());
     }
-    grow(states_, sizeof(StepState) * static_cast<std::size_t>(steps + 1), "the state of steps");
+    grow(kit_->states, sizeof(StepState) * static_cast<std::size_t>(steps + 1), "the state of steps");
     StepState state;
     state.loss_scale = default_loss_scaling<T>.initial;
     state.steps_done = steps_done;
-    upload<StepState>(std::span<const StepState>(&state, 1), states_.as<StepState>(), stream());
-    grow(losses_, sizeof(double) * static_cast<std::size_t>(steps), "the losses of steps");
-    detail::set_zero(losses_.data(), sizeof(double) * static_cast<std::size_t>(steps), stream());
-    grow(partials_, gradient_norm_workspace(StepSegments::whole(size_)), "a gradient's norm");
+    upload<StepState>(std::span<const StepState>(&state, 1), kit_->states.as<StepState>(), stream());
+    grow(kit_->losses, sizeof(double) * static_cast<std::size_t>(steps), "the losses of steps");
+    detail::set_zero(kit_->losses.data(), sizeof(double) * static_cast<std::size_t>(steps), stream());
+    grow(kit_->partials, gradient_norm_workspace(StepSegments::whole(size_)), "a gradient's norm");
     steps_ = steps;
   }
 
@@ -105,49 +117,59 @@ class Trainee {
   }
 
   /// Where operations add to.
-  std::span<float> gradient() const { return {gradient_.as<float>(), static_cast<std::size_t>(size_)}; }
+  std::span<float> gradient() const { return {kit_->gradient.as<float>(), static_cast<std::size_t>(size_)}; }
+
+  /// Captures that fail one after another before a runner tries no more: what a library refuses once it will mostly
+  /// refuse again, and each try costs the host a step. A capture that succeeds begins the count anew, and so does
+  /// CudaBackend::trim, with new runners.
+  static constexpr int most_failures = 3;
 
   /// Queues a step: a gradient of zeros, then `body()`, which only calls operations and ends with `update`, and may be
   /// called twice. As a graph where a step of as many rows and sequences has run before and memory need not grow in
-  /// this one, and where the stream can be captured. \throws CudaError
+  /// this one, and where the stream can be captured. If the capture, or the launch of what was captured, fails with a
+  /// CudaError, the step runs without; that is counted, and said once (Options::on_notice). Everything else that `body`
+  /// throws comes through. \throws CudaError from the step that runs without, or where a graph failed and has run in
+  /// part
   template <class Body>
   void run(Index step, Index rows, Index sequences, Body&& body) {
-    const bool seen = rows <= largest_rows_ && sequences <= most_sequences_;
-    largest_rows_ = std::max(largest_rows_, rows);
-    most_sequences_ = std::max(most_sequences_, sequences);
+    const bool seen = rows <= kit_->largest_rows && sequences <= kit_->most_sequences;
     const auto whole = [&] {
       begin_step(step);
       body();
     };
-    if (seen && run_.context().options.graphs && detail::can_capture(stream())) {
-      try {
-        const auto scope = run_.scope();  // a capture that is given up gives its memory back
-        return graph_.run(stream(), whole);
-      } catch (const detail::CaptureRefused&) {
-        // Fewer sequences can need more memory: a language model has more rows of logits then. Nothing has run yet.
-      }
+    bool tried = false;
+    std::optional<std::string> failure;
+    if (seen && kit_->failures < most_failures && run_.context().options.graphs && detail::can_capture(stream())) {
+      tried = true;
+      if (launched_as_graph(step, whole, failure)) return;
     }
     whole();
+    kit_->largest_rows = std::max(kit_->largest_rows, rows);
+    kit_->most_sequences = std::max(kit_->most_sequences, sequences);
+    if (tried && !failure) run_.context().tally.add(&Counts::captures_refused);
+    if (!failure) return;
+    ++kit_->failures;
+    run_.context().capture_failed(*failure);  // after the step: an error that is the step's own has come through
   }
 
   /// The same for a step of several micro-batches, in parts that are not captured: `begin_step`, then each
   /// micro-batch, then `update`.
   void begin_step(Index step) {
     step_ = step;
-    detail::set_zero(gradient_.data(), static_cast<std::size_t>(size_) * sizeof(float), stream());
-    detail::set_zero(losses_.as<double>() + step, sizeof(double), stream());
-    run_.send_losses_to(losses_.as<double>() + step, states_.as<StepState>());
+    detail::set_zero(kit_->gradient.data(), static_cast<std::size_t>(size_) * sizeof(float), stream());
+    detail::set_zero(kit_->losses.as<double>() + step, sizeof(double), stream());
+    run_.send_losses_to(kit_->losses.as<double>() + step, kit_->states.as<StepState>());
   }
 
   void update(const AdamWStep& step) {
     with_norm([&](const StepSegments& whole, StepState* state) {
-      adamw_step<T>(step, arrays_, moments_[0].template as<float>(), moments_[1].template as<float>(), whole, state,
-                    stream());
+      adamw_step<T>(step, arrays_, kit_->moments[0].template as<float>(), kit_->moments[1].template as<float>(), whole,
+                    state, stream());
     });
   }
   void update(const SgdStep& step) {
     with_norm([&](const StepSegments& whole, StepState* state) {
-      sgd_step<T>(step, arrays_, moments_[0].template as<float>(), whole, state, stream());
+      sgd_step<T>(step, arrays_, kit_->moments[0].template as<float>(), whole, state, stream());
     });
   }
 
@@ -156,15 +178,15 @@ class Trainee {
   std::vector<StepOutcome> finish(std::span<float> values, std::span<std::vector<float>* const> moments,
                                   Index& steps_done) {
     run_.send_losses_to(nullptr, nullptr);
-    download(weights_.as<float>(), values, stream());
+    download(kit_->weights.as<float>(), values, stream());
     for (std::size_t i = 0; i < moments.size(); ++i) {
       moments[i]->resize(values.size());
-      download(moments_[i].template as<float>(), std::span<float>(*moments[i]), stream());
+      download(kit_->moments[i].template as<float>(), std::span<float>(*moments[i]), stream());
     }
     std::vector<double> losses(static_cast<std::size_t>(steps_));
     std::vector<StepState> states(losses.size() + 1);
-    download(losses_.as<double>(), std::span<double>(losses), stream());
-    download(states_.as<StepState>(), std::span<StepState>(states), stream());
+    download(kit_->losses.as<double>(), std::span<double>(losses), stream());
+    download(kit_->states.as<StepState>(), std::span<StepState>(states), stream());
     steps_done = states[0].steps_done;
     std::vector<StepOutcome> outcomes(losses.size());
     for (std::size_t i = 0; i < losses.size(); ++i)
@@ -175,6 +197,39 @@ class Trainee {
  private:
   Stream stream() const { return run_.stream(); }
 
+  /// Whether the step is in the stream as a graph. If not, nothing of it is, and it says why a capture failed; memory
+  /// that must grow is no failure.
+  template <class Step>
+  bool launched_as_graph(Index step, Step&& whole, std::optional<std::string>& failure) {
+    StepGraph& graph = kit_->graph;
+    Tally& tally = run_.context().tally;
+    const std::int64_t made = graph.instantiations();
+    try {
+      const auto scope = run_.scope();  // a capture that is given up gives its memory back
+      graph.run(stream(), whole);
+      tally.add(&Counts::graphs_launched);
+      tally.add(&Counts::graphs_made, graph.instantiations() - made);
+      kit_->failures = 0;
+      return true;
+    } catch (const detail::CaptureRefused&) {
+      // Fewer sequences can need more memory: a language model has more rows of logits then.
+    } catch (const detail::GraphLaunchFailed& error) {
+      if (has_begun(step)) throw;
+      failure = error.what();
+    } catch (const CudaError& error) {
+      failure = error.what();
+    }
+    return false;
+  }
+
+  /// Whether the stream has done anything of a step that a second run of the step would not do over: up to its loss
+  /// all is written anew, and adapter and moments change after it. Waits. \throws CudaError if the device has failed
+  bool has_begun(Index step) {
+    double loss = 0;
+    download(kit_->losses.template as<double>() + step, std::span(&loss, 1), stream());
+    return loss != 0;
+  }
+
   void grow(DeviceBuffer& buffer, std::size_t bytes, const char* what) {
     if (buffer.size() < bytes) buffer = DeviceBuffer(run_.context().memory, bytes, what, stream());
   }
@@ -182,23 +237,19 @@ class Trainee {
   template <class Step>
   void with_norm(Step&& step) {
     const StepSegments whole = StepSegments::whole(size_);
-    auto* const state = states_.as<StepState>();
-    gradient_norm<T>(arrays_, whole, state, partials_.bytes(), stream());
+    auto* const state = kit_->states.as<StepState>();
+    gradient_norm<T>(arrays_, whole, state, kit_->partials.bytes(), stream());
     step(whole, state);
     update_scale(default_loss_scaling<T>, whole, state, stream());
     record_step(state, state + 1 + step_, stream());
   }
 
   Runner<T>& run_;
-  StepGraph graph_;
+  std::unique_ptr<TraineeKit> kit_;
   Index size_ = 0;
   Index steps_ = 0;
   Index step_ = 0;
-  Index largest_rows_ = 0;  ///< of the steps that have run
-  Index most_sequences_ = 0;
   StepArrays<T> arrays_;
-  DeviceBuffer weights_, gradient_, rounded_, start_, moments_[2], losses_, partials_;
-  DeviceBuffer states_;  ///< the state now, then the state after each step
 };
 
 }  // namespace fedlora::cuda

@@ -29,6 +29,12 @@ class CaptureRefused : public CudaError {
   using CudaError::CudaError;
 };
 
+/// A graph that was captured and then not launched, or, for all that is known, not as a whole.
+class GraphLaunchFailed : public CudaError {
+ public:
+  using CudaError::CudaError;
+};
+
 /// \throws CaptureRefused while this thread captures.
 inline void refuse_in_capture(const char* where) {
   if (capture_of_thread() != nullptr)
