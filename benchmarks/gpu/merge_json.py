@@ -9,12 +9,11 @@
 import json
 import sys
 
-# What we aim at: forward + backward of all linear layers of a block, M 8192, r 16, dropout 0, over the bare products.
-GOAL = {"768/3072": 1.45, "1024/4096": 1.30, "2048/8192": 1.15, "4096/14336": 1.08}
+import model  # beside this: the goals, of each device
 
 
-def ratios(entries):
-    """Lines 'what TAB ratios of all variants'."""
+def ratios(entries, device):
+    """Lines 'what TAB ratios of all variants'; goals where `device` is one that has them."""
     cases = {}
     for entry in entries:
         if entry.get("error_occurred") or entry.get("run_type") == "aggregate" or "ratio" not in entry:
@@ -29,7 +28,8 @@ def ratios(entries):
         case = (sizes[1] + "/" + sizes[2], sizes[0], rank, dropout, dtype, last)
         cases.setdefault(case, {})[variant] = entry["ratio"]
     for (block, rows, rank, dropout, dtype, last), found in cases.items():
-        goal = f" (goal: {GOAL[block]:.2f})" if block in GOAL and last == "cold" else ""
+        goal = model.target(block, device) if (rows, rank, dropout, dtype, last) == ("8192", "r16", "p0", "bf16", "cold") else None
+        goal = f" (goal: {goal:.2f})" if goal else ""
         print(f"block {block}, M {rows}, {rank}, {dropout}, {dtype}, {last}: time over bare products{goal}", end="\t")
         print(", ".join(f"{variant} {ratio:.3f}" for variant, ratio in found.items()))
 
@@ -54,7 +54,8 @@ def main():
         else:
             merged["benchmarks"] += content["benchmarks"]
     if only_ratios:
-        ratios(merged["benchmarks"])
+        context = merged.get("context")
+        ratios(merged["benchmarks"], context.get("device") if isinstance(context, dict) else None)
     else:
         json.dump(merged, sys.stdout, indent=1)
     return 0
