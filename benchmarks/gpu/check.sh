@@ -393,14 +393,20 @@ stage_again() {
 stage_ceilings() {
   need_gpu 'ceilings' || return
   need_program 'ceilings' fedlora-bench-ceilings-cuda || return
-  within 60 "$bin/fedlora-bench-ceilings-cuda" --out "$out/ceilings.json" >"$work/said" 2>"$work/complaints"
+  within 60 "$bin/fedlora-bench-ceilings-cuda" --limit "$(left)" --out "$out/ceilings.json" >"$work/said" 2>"$work/complaints"
   status=$?
   cat "$work/said" "$work/complaints"
-  while IFS='	' read -r what value unit; do [ -z "$value" ] || row "$what" "$value $unit"; done <"$work/said"
+  while IFS='	' read -r what value unit spread; do
+    case $value in
+      '') ;;
+      failed) failed "$what" "$unit" ;;
+      *) row "$what" "$value $unit${spread:+, spread $spread}" ;;
+    esac
+  done <"$work/said"
   case $status in
     0) ;;
     124) missed ceilings 'not all done in its time' ;;
-    *) failed ceilings "status $status: $(tail -n 1 "$work/complaints")" ;;
+    *) failed ceilings "status $status; ceilings.txt says more" ;;
   esac
 }
 
@@ -432,7 +438,7 @@ lora_rows() {
   "$python" "$root/benchmarks/gpu/merge_json.py" $measured >"$work/lora.json" || { failed 'LoRA kernels' 'not JSON'; return; }
   cp "$work/lora.json" "$out/lora.json"
   "$python" "$root/benchmarks/lora_table.py" "$out/lora.json"
-  "$python" "$root/benchmarks/gpu/model.py" --measured "$out/lora.json"
+  "$python" "$root/benchmarks/gpu/model.py" "$out/lora.json"
   "$python" "$root/benchmarks/gpu/merge_json.py" --ratios "$out/lora.json" >"$work/ratios"
   while IFS='	' read -r what ratio; do row "$what" "$ratio"; done <"$work/ratios"
 }
@@ -511,8 +517,8 @@ stage_profile() {
   fi
   metrics=gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed
   metrics=$metrics,sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread
-  for kernel in ShrinkKernel:low_rank AdapterPassKernel:low_rank NormBackwardKernel:norm AttentionForwardKernel:attention \
-    QueryGradient:attention KeyGradient:attention; do
+  for kernel in ShrinkKernel:low_rank AdapterPassKernel:low_rank_backward NormBackwardKernel:norm AttentionForwardKernel:attention \
+    AttentionQueryGradients:attention_backward AttentionKeyGradients:attention_backward; do
     within 30 ncu --clock-control none --kernel-name-base demangled -k "regex:${kernel%:*}" -c 1 --metrics $metrics --csv \
       "$bin/fedlora-gpu-smoke" "${kernel#*:}/bf16/real" >"$work/said" 2>&1
     status=$?

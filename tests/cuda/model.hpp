@@ -94,6 +94,13 @@ void check_classifier(const CudaOptions& options, Pooling pooling) {
   model.backend().context()->memory.check();
 }
 
+/// One with an encoder's blocks, one with a decoder's.
+template <class P>
+void check_two_families() {
+  check_classifier<Bert, P>({.math = P::math}, Pooling::first_token);
+  check_classifier<Llama, P>({.math = P::math}, Pooling::last_token);
+}
+
 template <class P>
 void check_every_family() {
   check_classifier<Bert, P>({.math = P::math}, Pooling::first_token);

@@ -6,7 +6,8 @@ namespace fedlora::tests {
 
 using P = Precision<Half, FloatMath::tf32>;
 
-TEST_CASE("classifiers of every family compute what the CPU computes") { check_every_family<P>(); }
+// The other families: model_float32_test.cpp and model_bf16_test.cpp.
+TEST_CASE("an encoder and a decoder compute what the CPU computes") { check_two_families<P>(); }
 
 TEST_CASE("terms added to the base product, and by plain products, are the same terms") { check_every_path<P>(); }
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Reads the tests that run on a GPU as the compiler does, with warnings as errors. To make code of them takes minutes, and to run
+# Reads tests and programs that run on a GPU as the compiler does, with warnings as errors. To make code of them takes minutes, and to run
 # it a GPU.
 #   compiles.sh COMPILER FLAGS_FILE CUDA_INCLUDE_DIR SOURCE...
 set -u
@@ -12,6 +12,6 @@ tests=$(cd "$(dirname "$0")/.." && pwd) || exit 1
 export compiler flags cuda tests
 # shellcheck disable=SC2016  # the inner shell expands
 printf '%s\n' "$@" | xargs -n 1 -P 2 sh -c '
-  "$compiler" "@$flags" -I"$tests" -isystem "$cuda" -DFEDLORA_CUDA_COMPILED -DFEDLORA_TEST_MANAGED_HEAP -DFEDLORA_TEST_DIR=\"\" \
+  "$compiler" "@$flags" -I"$tests" -I"$tests/../examples" -I"$tests/../benchmarks" -isystem "$cuda" -DFEDLORA_CUDA_COMPILED -DFEDLORA_TEST_MANAGED_HEAP -DFEDLORA_TEST_DIR=\"\" \
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror -fsyntax-only "$1" || { echo "FAILED $1"; exit 1; }' sh || exit 1
 echo "$# files"
