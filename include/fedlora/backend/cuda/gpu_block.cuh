@@ -119,6 +119,14 @@ class GpuBlock {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
                  : "memory");
   }
+  template <class T>
+  FEDLORA_DEVICE void copy_async_if(bool exists, T* to, const T* from) const {
+    asm volatile(
+        "{ .reg .pred absent; setp.eq.u32 absent, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, absent; }" ::"r"(
+            shared_address(to)),
+        "l"(from), "r"(static_cast<std::uint32_t>(exists))
+        : "memory");
+  }
   FEDLORA_DEVICE void commit_copies() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
   template <int Pending>
   FEDLORA_DEVICE void wait_copies() const {

@@ -138,6 +138,10 @@ class HostBlock {
     std::memset(target, 0xff, 16);
     fibre_.begun.push_back({target, from, bytes});
   }
+  template <class T>
+  void copy_async_if(bool exists, SharedPointer<T> to, const T* from) {
+    copy_async(to, from, exists ? 16 : 0);
+  }
   void commit_copies() { fibre_.groups.push_back(std::exchange(fibre_.begun, {})); }
   template <int Pending>
   void wait_copies() {
