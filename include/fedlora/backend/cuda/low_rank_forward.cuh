@@ -139,7 +139,7 @@ struct ShrinkKernel {
           multiply<T, Math>(block, sums[n + 1], x_part, right[1]);
         });
       };
-      if constexpr (Tiles <= 8) {
+      if constexpr (Tiles <= (sizeof(T) == 2 ? 8 : 2)) {
         unrolled<tile_cols / mma_depth<T>>([&]<int Step>() { multiply_step(Step * mma_depth<T>); });
       } else {  // all of them would not leave registers enough
         FEDLORA_ROLLED
