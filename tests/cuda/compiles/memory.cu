@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory, streams, staging and graphs: what nvcc_compiles.sh compiles.
+// Memory, streams, staging and graphs, to be read by nvcc as well.
 #include <vector>
 
 #include "fedlora/backend/cuda/arena.cuh"
