@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The thin layer on a GPU: each member is one instruction or two (PTX ISA 7.0, sm_80 and newer). With
+// The thin layer on a GPU: each member is one instruction or two (PTX ISA 8.0, sm_80 and newer). With
 // FEDLORA_CUDA_COMPILED kernels are compiled elsewhere, once (cmake/cuda_kernels/): `launch` is declared alone, and any
 // compiler reads the rest.
 #pragma once
