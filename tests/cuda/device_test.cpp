@@ -5,8 +5,11 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <thread>
 #include <vector>
 
 #include "errors.hpp"
@@ -329,6 +332,54 @@ TEST_CASE("launches that a GPU would refuse are errors") {
         cuda::launch(cuda::Stream{}, {std::int64_t{1} << 31, 1}, Launched{});
       },
       {"2^31 - 1", "2147483648"});
+}
+
+namespace {
+
+/// Asked for its size on the way to a launch, waits until the other thread is as far: what each does between two
+/// questions, both have done before either goes on.
+struct LaunchedByTwo : Launched {
+  std::atomic<int>*mine, *theirs;
+  int shared_bytes() const {
+    const int question = ++*mine;
+    while (*theirs < question) std::this_thread::yield();
+    return bytes;
+  }
+};
+
+struct LaunchedUnderALowerLimit : Launched {};
+
+}  // namespace
+
+TEST_CASE("two threads launch one kernel with different shared memory") {
+  std::atomic<int> questions[2] = {0, 0};
+  std::atomic<int> refused = 0;
+  const auto launches = [&](int me, int bytes) {
+    const LaunchedByTwo kernel{{bytes}, &questions[me], &questions[1 - me]};
+    for (int i = 0; i < 500; ++i) {
+      try {
+        cuda::launch(cuda::Stream{}, {1, 1}, kernel);
+      } catch (const cuda::KernelFault&) {
+        ++refused;
+      }
+    }
+    questions[me] = std::numeric_limits<int>::max();  // the other need not wait any more
+  };
+  std::thread other(launches, 0, 60 * 1024);
+  launches(1, 96 * 1024);
+  other.join();
+  CHECK(refused.load() == 0);
+}
+
+TEST_CASE("a launch above its kernel's limit is an error that names both, also where the limit was lowered") {
+  const LaunchedUnderALowerLimit kernel{{96 * 1024}};
+  cuda::launch(cuda::Stream{}, {1, 1}, kernel);
+  cuda::detail::shared_limit<LaunchedUnderALowerLimit>() = 60 * 1024;
+  check_error<cuda::KernelFault>(
+      [&] {
+        cuda::launch(cuda::Stream{}, {1, 1}, kernel);
+      },
+      {"launch", "at most 61440 bytes of shared memory", "98304"});
 }
 
 TEST_CASE("an empty grid runs nothing") {

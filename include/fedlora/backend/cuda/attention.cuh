@@ -21,6 +21,7 @@
 
 #include "fedlora/backend/cuda/checks.cuh"
 #include "fedlora/backend/cuda/device.cuh"
+#include "fedlora/backend/cuda/packed.cuh"
 #include "fedlora/backend/cuda/tile.cuh"
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/error.hpp"
@@ -205,21 +206,6 @@ FEDLORA_DEVICE float logarithm(float x) {
     return ::logf(x);
   else
     return ::log2f(x);
-}
-
-/// Two numbers rounded to T, the first in the lower half.
-template <class T>
-FEDLORA_DEVICE std::uint32_t pack_pair(float low, float high) {
-#if defined(__CUDA_ARCH__)
-  std::uint32_t pair;
-  if constexpr (std::is_same_v<T, Bf16>)
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  else
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-#else
-  return T(low).bits | static_cast<std::uint32_t>(T(high).bits) << 16;
-#endif
 }
 
 /// Begins to copy Rows rows of `from` from `row` on, padded with zeros to Dim columns, to shared memory. (What

@@ -29,6 +29,8 @@
 //   load_matrices_transposed(words, row)  the same of the transposed matrices; 16-bit elements only
 //   copy_async(to, from, bytes)         cp.async of 16 bytes to shared memory, of which the first `bytes` are read and
 //                                       the rest become zero; both addresses are multiples of 16
+//   copy_async_if(exists, to, from)     the same of 16 bytes, or of none, when `from` may point anywhere; in fewer
+//                                       instructions than a number of bytes takes
 //   commit_copies()                     what this thread has begun becomes one group
 //   wait_copies<Pending>()              all its groups but the latest `Pending` have arrived, for this thread alone
 //   load_vector(from), store_vector(to, v)   16 bytes of global memory, on a multiple of 16

@@ -14,7 +14,15 @@
 #elif defined(FEDLORA_CUDA_ON_HOST) || defined(FEDLORA_CUDA_COMPILED)
 #define FEDLORA_DEVICE inline
 #else
-#error "fedlora: this header holds CUDA kernels; compile it with nvcc, with -DFEDLORA_CUDA_COMPILED where they are compiled elsewhere, or with -DFEDLORA_CUDA_ON_HOST to run them here"
+#error \
+    "fedlora: this header holds CUDA kernels; compile it with nvcc, with -DFEDLORA_CUDA_COMPILED where they are compiled elsewhere, or with -DFEDLORA_CUDA_ON_HOST to run them here"
+#endif
+// A loop that nvcc must leave a loop, because it runs once or twice, or where all its copies would only take registers
+// from what runs always.
+#if defined(__CUDACC__)
+#define FEDLORA_ROLLED _Pragma("unroll 1")
+#else
+#define FEDLORA_ROLLED
 #endif
 #if defined(FEDLORA_CUDA_ON_HOST) && (defined(__CUDACC__) || defined(FEDLORA_CUDA_COMPILED))
 #error "fedlora: FEDLORA_CUDA_ON_HOST runs kernels on the host; it goes with neither nvcc nor FEDLORA_CUDA_COMPILED"

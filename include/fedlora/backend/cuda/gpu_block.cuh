@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The thin layer on a GPU: each member is one instruction or two (PTX ISA 7.0, sm_80 and newer). With
+// The thin layer on a GPU: each member is one instruction or two (PTX ISA 8.0, sm_80 and newer). With
 // FEDLORA_CUDA_COMPILED kernels are compiled elsewhere, once (cmake/cuda_kernels/): `launch` is declared alone, and any
 // compiler reads the rest.
 #pragma once
@@ -118,6 +118,14 @@ class GpuBlock {
   FEDLORA_DEVICE void copy_async(T* to, const T* from, int bytes) const {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
                  : "memory");
+  }
+  template <class T>
+  FEDLORA_DEVICE void copy_async_if(bool exists, T* to, const T* from) const {
+    asm volatile(
+        "{ .reg .pred absent; setp.eq.u32 absent, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, absent; }" ::"r"(
+            shared_address(to)),
+        "l"(from), "r"(static_cast<std::uint32_t>(exists))
+        : "memory");
   }
   FEDLORA_DEVICE void commit_copies() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
   template <int Pending>

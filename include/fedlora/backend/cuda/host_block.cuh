@@ -139,6 +139,10 @@ class HostBlock {
     std::memset(target, 0xff, 16);
     fibre_.begun.push_back({target, from, bytes});
   }
+  template <class T>
+  void copy_async_if(bool exists, SharedPointer<T> to, const T* from) {
+    copy_async(to, from, exists ? 16 : 0);
+  }
   void commit_copies() { fibre_.groups.push_back(std::exchange(fibre_.begun, {})); }
   template <int Pending>
   void wait_copies() {
@@ -286,11 +290,12 @@ void launch(Stream stream, Grid grid, const Kernel& kernel) {
                       std::to_string(grid.x) + " by " + std::to_string(grid.y));
   detail::raise_shared_limit<Kernel>(kernel.shared_bytes(), 0,
                                      [](int limit) { detail::shared_limit<Kernel>() = limit; });
-  if (const int limit = detail::shared_limit<Kernel>(); kernel.shared_bytes() > limit)
-    fail<KernelFault>("launch", "at most " + std::to_string(limit) + " bytes of shared memory",
-                      std::to_string(kernel.shared_bytes()));
   if (!host::runs_at_once()) return;
-  host::Machine machine(Kernel::threads, kernel.shared_bytes(), stream.seed);
+  const int bytes = kernel.shared_bytes();
+  host::Machine machine(Kernel::threads, bytes, stream.seed);
+  // Not before now: what counts is the limit when the launch begins, whoever has set it since.
+  if (const int limit = detail::shared_limit<Kernel>(); bytes > limit)
+    fail<KernelFault>("launch", "at most " + std::to_string(limit) + " bytes of shared memory", std::to_string(bytes));
   std::vector<std::int64_t> blocks(static_cast<std::size_t>(grid.x * grid.y));
   for (std::size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<std::int64_t>(i);
   RandomSequence(derive_key(stream.seed, Purpose::user, grid.x, grid.y)).shuffle(blocks);

@@ -104,7 +104,7 @@ struct AdapterPassKernel {
       if (tile < tiles) {
         const int row = tile * tile_rows;
         const int stage = tile % stages;
-        copy_tile<T>(block, x_tiles + stage * tile_rows * stride, stride, x, row, 0, tile_rows, slab);
+        copy_tile<T, slab>(block, x_tiles + stage * tile_rows * stride, stride, x, row, 0, tile_rows);
         for (int i = first; i < last; ++i)
           copy_tile<T>(block, s_tiles + (stage * tile_rows * s_stride() + 8 * ranks.tiles(first, i)), s_stride(),
                        terms[i].s, first_row + row, 0, tile_rows, 8 * ranks.tiles(i, i + 1));
@@ -172,7 +172,8 @@ struct AdapterPassKernel {
   FEDLORA_DEVICE void add_columns(Block& block, Accumulator (&sums)[column_tiles][Tiles], Tile x_tile, Tile s_tile,
                                   Masks masks, int first, int last) const {
     const int rank_tiles = ranks.tiles(first, last);
-    for (int k = 0; k < tile_rows; k += mma_depth<T>) {
+    unrolled<tile_rows / mma_depth<T>>([&]<int Step>() {
+      constexpr int k = Step * mma_depth<T>;
       FragmentA columns[column_tiles];
       const auto load = [&]<int C>() {
         load_a_transposed<T>(block, columns[C], x_tile + (k * stride + (block.warp() * column_tiles + C) * 16), stride);
@@ -204,7 +205,7 @@ struct AdapterPassKernel {
         begin_rank_tile(n + 1);
         unrolled<column_tiles>([&]<int C>() { multiply<T, Math>(block, sums[C][n + 1], columns[C], right[1]); });
       });
-    }
+    });
   }
 
   /// P of this warp's 16 rows, over the slab's columns: x_tile b_tile.

@@ -81,7 +81,7 @@ struct ExpandKernel {
         copy_tile<T>(block, s_tiles + buffer * tile_rows * s_stride(), s_stride(), term.s, row, next.begin, tile_rows,
                      length);
         if constexpr (Backward)
-          copy_tile<T>(block, factor_tile, factor_stride(), term.factor, next.begin, col, length, tile_cols);
+          copy_tile<T, tile_cols>(block, factor_tile, factor_stride(), term.factor, next.begin, col, length);
         else
           copy_tile<T>(block, factor_tile, factor_stride(), term.factor, col, next.begin, tile_cols, length);
         advance(next);

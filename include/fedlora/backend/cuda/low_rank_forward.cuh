@@ -80,15 +80,15 @@ struct ShrinkKernel {
       if (tile < tiles) {
         const int col = tile * tile_cols;
         const int stage = tile % stages;
-        copy_tile<T>(block, x_tiles + stage * tile_rows * stride, stride, x, 0, col, tile_rows, tile_cols);
+        copy_tile<T, tile_cols>(block, x_tiles + stage * tile_rows * stride, stride, x, 0, col, tile_rows);
         const auto factor_tile = factor_tiles + stage * factor_elements();
         for (int i = first; i < last; ++i) {
           if constexpr (Transposed)
             copy_tile<T>(block, factor_tile + 8 * ranks.tiles(first, i), factor_stride(), terms[i].factor,
                          first_col + col, 0, tile_cols, 8 * ranks.tiles(i, i + 1));
           else
-            copy_tile<T>(block, factor_tile + 8 * ranks.tiles(first, i) * factor_stride(), factor_stride(),
-                         terms[i].factor, 0, first_col + col, 8 * ranks.tiles(i, i + 1), tile_cols);
+            copy_tile<T, tile_cols>(block, factor_tile + 8 * ranks.tiles(first, i) * factor_stride(), factor_stride(),
+                                    terms[i].factor, 0, first_col + col, 8 * ranks.tiles(i, i + 1));
         }
       }
       block.commit_copies();  // an empty group too, so that the count of groups in flight stays the same
@@ -109,7 +109,7 @@ struct ShrinkKernel {
       begin_copy(tile + stages - 1);
       const auto x_tile = x_tiles + (tile % stages * tile_rows + block.warp() * 16) * stride;
       const auto factor_tile = factor_tiles + tile % stages * factor_elements();
-      for (int k = 0; k < tile_cols; k += mma_depth<T>) {
+      const auto multiply_step = [&](int k) {
         FragmentA x_part;
         load_a<T>(block, x_part, x_tile + k, stride);
         int term = first;
@@ -138,6 +138,12 @@ struct ShrinkKernel {
           begin_rank_tile(n + 1);
           multiply<T, Math>(block, sums[n + 1], x_part, right[1]);
         });
+      };
+      if constexpr (Tiles <= (sizeof(T) == 2 ? 8 : 2)) {
+        unrolled<tile_cols / mma_depth<T>>([&]<int Step>() { multiply_step(Step * mma_depth<T>); });
+      } else {  // all of them would not leave registers enough
+        FEDLORA_ROLLED
+        for (int k = 0; k < tile_cols; k += mma_depth<T>) multiply_step(k);
       }
     }
 

@@ -7,6 +7,8 @@
 
 #include "fedlora/backend/cuda/checks.cuh"
 #include "fedlora/backend/cuda/device.cuh"
+#include "fedlora/backend/cuda/elementwise.cuh"
+#include "fedlora/backend/cuda/packed.cuh"
 #include "fedlora/backend/cuda/pointwise.cuh"
 #include "fedlora/backend/cuda/tile.cuh"
 #include "fedlora/core/random.hpp"
@@ -25,11 +27,12 @@ struct AddDropped {
   Dropout dropout;
   const std::int32_t* row_numbers;
   template <class T>
-  FEDLORA_DEVICE void operator()(Vector<T> (&v)[2], Index i, Index j) const {
+  FEDLORA_DEVICE void operator()(Packed<T> (&v)[2], Index i, Index j) const {
     float values[vector_length<T>];
-    for (int e = 0; e < vector_length<T>; ++e) values[e] = static_cast<float>(v[0].elements[e]);
+    for (int e = 0; e < vector_length<T>; ++e) values[e] = v[0][e];
     drop_elements(values, dropout, row_numbers[i], j);
-    for (int e = 0; e < vector_length<T>; ++e) v[0].elements[e] = T(values[e] + static_cast<float>(v[1].elements[e]));
+    for (int e = 0; e < vector_length<T>; ++e) values[e] += v[1][e];
+    v[0] = pack<T>(values);
   }
 };
 

@@ -9,6 +9,7 @@
 
 #include "fedlora/backend/cuda/checks.cuh"
 #include "fedlora/backend/cuda/device.cuh"
+#include "fedlora/backend/cuda/packed.cuh"
 #include "fedlora/backend/cuda/pointwise.cuh"
 #include "fedlora/backend/cuda/tile.cuh"
 #include "fedlora/backend/operations.hpp"
@@ -50,18 +51,18 @@ struct RowTeam {
 
   /// Elements of a row; zero where it has ended.
   template <class Block>
-  FEDLORA_DEVICE static Vector<T> load(Block& block, const T* from, int count, bool by_vectors) {
+  FEDLORA_DEVICE static Packed<T> load(Block& block, const T* from, int count, bool by_vectors) {
     if constexpr (Held > 0)
-      return block.load_vector(from);
+      return load_packed(block, from);
     else
       return load_elements(block, from, count, by_vectors);
   }
   template <class Block>
-  FEDLORA_DEVICE static void store(Block& block, T* to, const Vector<T>& vector, int count, bool by_vectors) {
+  FEDLORA_DEVICE static void store(Block& block, T* to, const Packed<T>& packed, int count, bool by_vectors) {
     if constexpr (Held > 0)
-      block.store_vector(to, vector);
+      store_packed(block, to, packed);
     else
-      store_elements(block, to, vector, count, by_vectors);
+      store_elements(block, to, packed, count, by_vectors);
   }
 
   /// Shared memory of one `sum` of `Count` values.
@@ -96,7 +97,7 @@ struct RowVectors {
 
   const T* data;
   bool by_vectors;
-  Vector<T> held[Held > 0 ? Held : 1];
+  Packed<T> held[Held > 0 ? Held : 1];
 
   template <class U>
   FEDLORA_DEVICE RowVectors(const Source<U>& matrix, Index i)
@@ -109,7 +110,7 @@ struct RowVectors {
   }
 
   template <int V, class Block>
-  FEDLORA_DEVICE Vector<T> at(Block& block, Index col, int count) const {
+  FEDLORA_DEVICE Packed<T> at(Block& block, Index col, int count) const {
     if constexpr (Held > 0)
       return held[V];
     else
@@ -141,8 +142,8 @@ struct NormForwardKernel {
     const Index i = block.x() * Row::teams + block.thread() / Team;
     if (i >= x.rows) return;  // the whole team
     T* const to = y.data + i * y.stride;
-    normalise(block, i, [&](Index col, int count, const Vector<T>& vector) {
-      Row::store(block, to + col, vector, count, y.by_vectors);
+    normalise(block, i, [&](Index col, int count, const Packed<T>& packed) {
+      Row::store(block, to + col, packed, count, y.by_vectors);
     });
   }
 
@@ -159,17 +160,17 @@ struct NormForwardKernel {
     if (centred) {
       float sum[1] = {0.0f};
       team.each([&]<int V>(Index col, int count) {
-        const Vector<T> vector = row.template at<V>(block, col, count);  // zero where the row has ended
-        for (int e = 0; e < length; ++e) sum[0] += static_cast<float>(vector.elements[e]);
+        const Packed<T> from = row.template at<V>(block, col, count);  // zero where the row has ended
+        for (int e = 0; e < length; ++e) sum[0] += from[e];
       });
       team.sum(block, sum);
       mean = sum[0] / size;
     }
     float square[1] = {0.0f};
     team.each([&]<int V>(Index col, int count) {
-      const Vector<T> vector = row.template at<V>(block, col, count);
+      const Packed<T> from = row.template at<V>(block, col, count);
       for (int e = 0; e < length; ++e) {
-        const float difference = e < count ? static_cast<float>(vector.elements[e]) - mean : 0.0f;
+        const float difference = e < count ? from[e] - mean : 0.0f;
         square[0] += difference * difference;
       }
     });
@@ -180,17 +181,20 @@ struct NormForwardKernel {
       statistics[i * statistics_stride + 1] = inverse;
     }
 
+    RowVectors<T, Team, Held> gamma_row(gamma, i), beta_row(beta, i);
+    gamma_row.load(block, team);
+    if (centred) beta_row.load(block, team);
     team.each([&]<int V>(Index col, int count) {
-      Vector<T> vector = row.template at<V>(block, col, count);
-      const Vector<T> scale = Row::load(block, gamma.data + col, count, gamma.by_vectors);
-      Vector<T> shift = {};
-      if (centred) shift = Row::load(block, beta.data + col, count, beta.by_vectors);
+      const Packed<T> from = row.template at<V>(block, col, count);
+      const Packed<T> scale = gamma_row.template at<V>(block, col, count);
+      Packed<T> shift = {};
+      if (centred) shift = beta_row.template at<V>(block, col, count);
+      float values[length];
       for (int e = 0; e < length; ++e) {
-        float value = (static_cast<float>(vector.elements[e]) - mean) * inverse * static_cast<float>(scale.elements[e]);
-        if (centred) value += static_cast<float>(shift.elements[e]);
-        vector.elements[e] = T(value);
+        values[e] = (from[e] - mean) * inverse * scale[e];
+        if (centred) values[e] += shift[e];
       }
-      use(col, count, vector);
+      use(col, count, pack<T>(values));
     });
   }
 };
@@ -220,22 +224,23 @@ struct NormBackwardKernel {
     const Index i = block.x() * Row::teams + block.thread() / Team;
     if (i >= x.rows) return;  // the whole team
     const Row team(block, x.cols);
-    RowVectors<T, Team, Held> dy_row(dy, i), x_row(x, i), before(dx, i);
+    RowVectors<T, Team, Held> dy_row(dy, i), x_row(x, i), gamma_row(gamma, i), before(dx, i);
     dy_row.load(block, team);
     x_row.load(block, team);
+    gamma_row.load(block, team);
     if (accumulate) before.load(block, team);
     const float mean = statistics[i * statistics_stride];
     const float inverse = statistics[i * statistics_stride + 1];
 
     float sums[2] = {0.0f, 0.0f};  // of g and g ∘ (x - mean); gamma is zero where the row has ended
     team.each([&]<int V>(Index col, int count) {
-      const Vector<T> from_dy = dy_row.template at<V>(block, col, count);
-      const Vector<T> from_x = x_row.template at<V>(block, col, count);
-      const Vector<T> scale = Row::load(block, gamma.data + col, count, gamma.by_vectors);
+      const Packed<T> from_dy = dy_row.template at<V>(block, col, count);
+      const Packed<T> from_x = x_row.template at<V>(block, col, count);
+      const Packed<T> scale = gamma_row.template at<V>(block, col, count);
       for (int e = 0; e < length; ++e) {
-        const float g = static_cast<float>(from_dy.elements[e]) * static_cast<float>(scale.elements[e]);
+        const float g = from_dy[e] * scale[e];
         sums[0] += g;
-        sums[1] += g * (static_cast<float>(from_x.elements[e]) - mean);
+        sums[1] += g * (from_x[e] - mean);
       }
     });
     team.sum(block, sums);
@@ -245,18 +250,18 @@ struct NormBackwardKernel {
 
     T* const to = dx.data + i * dx.stride;
     team.each([&]<int V>(Index col, int count) {
-      Vector<T> from_dy = dy_row.template at<V>(block, col, count);
-      const Vector<T> from_x = x_row.template at<V>(block, col, count);
-      const Vector<T> scale = Row::load(block, gamma.data + col, count, gamma.by_vectors);
-      Vector<T> old = {};
+      const Packed<T> from_dy = dy_row.template at<V>(block, col, count);
+      const Packed<T> from_x = x_row.template at<V>(block, col, count);
+      const Packed<T> scale = gamma_row.template at<V>(block, col, count);
+      Packed<T> old = {};
       if (accumulate) old = before.template at<V>(block, col, count);
+      float values[length];
       for (int e = 0; e < length; ++e) {
-        const float g = static_cast<float>(from_dy.elements[e]) * static_cast<float>(scale.elements[e]);
-        float value = (g - mean_g - (static_cast<float>(from_x.elements[e]) - mean) * slope) * inverse;
-        if (accumulate) value += static_cast<float>(old.elements[e]);
-        from_dy.elements[e] = T(value);
+        const float g = from_dy[e] * scale[e];
+        values[e] = (g - mean_g - (from_x[e] - mean) * slope) * inverse;
+        if (accumulate) values[e] += old[e];
       }
-      Row::store(block, to + col, from_dy, count, dx.by_vectors);
+      Row::store(block, to + col, pack<T>(values), count, dx.by_vectors);
     });
   }
 };

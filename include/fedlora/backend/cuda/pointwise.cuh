@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -14,6 +13,8 @@
 
 #include "fedlora/backend/cuda/checks.cuh"
 #include "fedlora/backend/cuda/device.cuh"
+#include "fedlora/backend/cuda/elementwise.cuh"
+#include "fedlora/backend/cuda/packed.cuh"
 #include "fedlora/backend/cuda/tile.cuh"
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/half.hpp"
@@ -24,63 +25,15 @@
 
 namespace fedlora::cuda {
 
-/// The elements from[0], …, 16 bytes, of which the first `count` exist; the others become zero. `by_vectors` says that
-/// `from` is a multiple of 16.
-template <class T, class Block>
-FEDLORA_DEVICE Vector<T> load_elements(Block& block, const T* from, int count, bool by_vectors) {
-  if (by_vectors && count == vector_length<T>) return block.load_vector(from);
-  Vector<T> vector;
-  for (int e = 0; e < vector_length<T>; ++e) vector.elements[e] = e < count ? from[e] : T(0.0f);
-  return vector;
-}
-
-/// Writes the first `count` elements to to[0], ….
-template <class T, class Block>
-FEDLORA_DEVICE void store_elements(Block& block, T* to, const Vector<T>& vector, int count, bool by_vectors) {
-  if (by_vectors && count == vector_length<T>) {
-    block.store_vector(to, vector);
-  } else {
-    for (int e = 0; e < vector_length<T>; ++e)
-      if (e < count) to[e] = vector.elements[e];
-  }
-}
-
-/// f(x) and f'(x).
-template <Activation Function>
-FEDLORA_DEVICE void activate(float x, float& value, float& slope) {
-  if constexpr (Function == Activation::gelu) {
-    const float cdf = 0.5f + 0.5f * erff(x * 0.70710678118654752f);
-    value = x * cdf;
-    slope = cdf + x * (expf(-0.5f * x * x) * 0.39894228040143268f);
-  } else if constexpr (Function == Activation::gelu_tanh) {
-    const float inner = 0.79788456080286536f * (x + 0.044715f * x * x * x);
-    const float half = 1.0f / (1.0f + expf(-2.0f * inner));  // (1 + tanh(inner)) / 2
-    const float bend = half * (1.0f - half);
-    value = x * half;
-    // Far out the bend is zero and x² may be infinite.
-    slope = half + (bend > 0.0f ? x * bend * (1.0f + 0.134145f * x * x) * 1.5957691216057307f : bend);
-  } else if constexpr (Function == Activation::relu) {
-    value = x > 0.0f ? x : 0.0f;
-    slope = x > 0.0f ? 1.0f : 0.0f;
-  } else if constexpr (Function == Activation::silu) {
-    const float sigmoid = 1.0f / (1.0f + expf(-x));
-    value = x * sigmoid;
-    slope = sigmoid + value * (1.0f - sigmoid);
-  } else {
-    value = tanhf(x);
-    slope = 1.0f - value * value;
-  }
-}
-
 /// Outputs = operation(inputs), element by element, for matrices of one shape. An operation has
 ///   static constexpr int inputs, outputs
-///   void operator()(Vector<T> (&v)[max(inputs, outputs)], Index i, Index j) const
+///   void operator()(Packed<T> (&v)[max(inputs, outputs)], Index i, Index j) const
 /// and turns the inputs' elements (i, j), …, 16 bytes of each, into the outputs'. An input without data reads as zero.
 ///
 /// A thread takes one vector of each operand, of two rows where there are few operands, so that about 32 bytes are on
-/// their way; it reads all of them before it writes, because outputs may be inputs and the compiler could not move the
-/// second read up. Threads stand side by side along a row, 32 of the block's 256 where there are many rows, more of
-/// them where there are few.
+/// their way; it asks for all of them before it takes one apart, and reads before it writes, because outputs may be
+/// inputs and the compiler could not move the second read up. Threads stand side by side along a row, 32 of the block's
+/// 256 where there are many rows, more of them where there are few.
 template <class T, class Operation>
 struct PointwiseKernel {
   static constexpr int threads = 256;
@@ -92,11 +45,14 @@ struct PointwiseKernel {
   Source<const T> from[inputs > 0 ? inputs : 1];
   Source<T> to[outputs];
   Operation operation;
-  int across_bits = 5;  ///< log2 of the threads side by side
+  bool by_vectors = false;  ///< whether 16 bytes of a row of each may be read or written at once
+  int across_bits = 5;      ///< log2 of the threads side by side
   std::uint32_t tiles_across = 1;
 
-  /// Chooses the tile for the shape of the outputs.
+  /// Chooses the tile for the shape of the outputs, and the way in and out.
   void arrange() {
+    by_vectors = std::all_of(to, to + outputs, [](const auto& matrix) { return matrix.by_vectors; }) &&
+                 std::all_of(from, from + inputs, [](const auto& matrix) { return matrix.by_vectors; });
     const Index vectors = divide_up<Index>(to[0].cols, vector_length<T>);
     while (across_bits > 0 && (Index{1} << across_bits) / 2 >= vectors) --across_bits;
     while (across_bits < 8 && tile_rows() / 2 >= to[0].rows && (Index{1} << across_bits) < vectors) ++across_bits;
@@ -114,26 +70,43 @@ struct PointwiseKernel {
     const Index col = (first + (block.thread() & ((1 << across_bits) - 1))) * vector_length<T>;
     const Index row = static_cast<Index>(tile_row) * tile_rows() + (block.thread() >> across_bits);
 
-    Vector<T> vectors[rows_per_thread][slots];
-    unrolled<rows_per_thread>([&]<int R>() {
-      const Index i = row + R * (threads >> across_bits);
-      const int count = elements_at(to[0], i, col);
-      if (count == 0) return;
-      unrolled<inputs>([&]<int K>() {
-        const Source<const T>& source = from[K];
-        const bool there = source.data != nullptr;
-        vectors[R][K] = load_elements(block, there ? source.data + i * source.stride + col : source.data,
-                                      there ? count : 0, source.by_vectors);
+    const bool whole = by_vectors && to[0].cols - col >= vector_length<T>;
+    Packed<T> v[rows_per_thread][slots] = {};
+    if (whole) {  // outside of the loads, so that nothing stands between them
+      each_row(row, [&]<int R>(Index i) {
+        unrolled<inputs>([&]<int K>() {
+          if (from[K].data != nullptr) v[R][K] = load_packed(block, from[K].data + i * from[K].stride + col);
+        });
+      });
+    } else {
+      each_row(row, [&]<int R>(Index i) {
+        const int count = elements_at(to[0], i, col);
+        unrolled<inputs>([&]<int K>() {
+          const Source<const T>& source = from[K];
+          if (count > 0 && source.data != nullptr)
+            v[R][K] = load_elements(block, source.data + i * source.stride + col, count, source.by_vectors);
+        });
+      });
+    }
+    each_row(row, [&]<int R>(Index i) {
+      operation(v[R], i, col);
+      unrolled<outputs>([&]<int K>() {
+        T* const target = to[K].data + i * to[K].stride + col;
+        if (whole)
+          store_packed(block, target, v[R][K]);
+        else
+          store_elements(block, target, v[R][K], elements_at(to[0], i, col), to[K].by_vectors);
       });
     });
+  }
+
+ private:
+  /// Calls body<R>(i) for each row of this thread that there is.
+  template <class Body>
+  FEDLORA_DEVICE void each_row(Index row, Body&& body) const {
     unrolled<rows_per_thread>([&]<int R>() {
       const Index i = row + R * (threads >> across_bits);
-      const int count = elements_at(to[0], i, col);
-      if (count == 0) return;
-      operation(vectors[R], i, col);
-      unrolled<outputs>([&]<int K>() {
-        store_elements(block, to[K].data + i * to[K].stride + col, vectors[R][K], count, to[K].by_vectors);
-      });
+      if (i < to[0].rows) body.template operator()<R>(i);
     });
   }
 };
@@ -210,17 +183,23 @@ struct ColumnSumsKernel {
     const Index col = block.x() * tile_cols;
     const Index begin = block.y() * rows_per_run;
     const Index end = begin + rows_per_run < x.rows ? begin + rows_per_run : x.rows;
+    const Index mine = col + block.lane() * length;
+    const int count = elements_at(x, begin, mine);
+    const bool whole = x.by_vectors && count == length;
     float sums[length] = {};
     for (Index i = begin + block.warp(); i < end; i += rows_at_once * warps) {
-      Vector<T> vectors[rows_at_once];
+      Packed<T> parts[rows_at_once] = {};
+      const auto load = [&](auto&& vector_at) {
+        unrolled<rows_at_once>([&]<int R>() {
+          if (const Index row = i + R * warps; row < end) parts[R] = vector_at(x.data + row * x.stride + mine);
+        });
+      };
+      if (whole)
+        load([&](const T* from) { return load_packed(block, from); });
+      else if (count > 0)
+        load([&](const T* from) { return load_elements(block, from, count, x.by_vectors); });
       unrolled<rows_at_once>([&]<int R>() {
-        const Index row = i + R * warps;
-        const Index at = col + block.lane() * length;
-        const int count = row < end ? elements_at(x, row, at) : 0;
-        vectors[R] = load_elements(block, count > 0 ? x.data + row * x.stride + at : x.data, count, x.by_vectors);
-      });
-      unrolled<rows_at_once>([&]<int R>() {
-        for (int e = 0; e < length; ++e) sums[e] += static_cast<float>(vectors[R].elements[e]);
+        for (int e = 0; e < length; ++e) sums[e] += parts[R][e];
       });
     }
     for (int e = 0; e < length; ++e) partials[(block.warp() * length + e) * 32 + block.lane()] = sums[e];
@@ -235,135 +214,6 @@ struct ColumnSumsKernel {
     }
   }
 };
-
-/// The operations of `PointwiseKernel`. v[k] is input k before and output k after.
-namespace elementwise {
-
-/// v[0] = f(v[0] + v[1])
-template <Activation Function>
-struct ActivationForward {
-  static constexpr int inputs = 2, outputs = 1;
-  template <class T>
-  FEDLORA_DEVICE void operator()(Vector<T> (&v)[2], Index, Index) const {
-    for (int e = 0; e < vector_length<T>; ++e) {
-      float value, slope;
-      activate<Function>(static_cast<float>(v[0].elements[e]) + static_cast<float>(v[1].elements[e]), value, slope);
-      v[0].elements[e] = T(value);
-    }
-  }
-};
-
-/// v[0] = v[0] f'(v[1] + v[2])
-template <Activation Function>
-struct ActivationBackward {
-  static constexpr int inputs = 3, outputs = 1;
-  template <class T>
-  FEDLORA_DEVICE void operator()(Vector<T> (&v)[3], Index, Index) const {
-    for (int e = 0; e < vector_length<T>; ++e) {
-      float value, slope;
-      activate<Function>(static_cast<float>(v[1].elements[e]) + static_cast<float>(v[2].elements[e]), value, slope);
-      v[0].elements[e] = T(static_cast<float>(v[0].elements[e]) * slope);
-    }
-  }
-};
-
-/// v[0] = f(v[0]) v[1]
-template <Activation Function>
-struct GatedForward {
-  static constexpr int inputs = 2, outputs = 1;
-  template <class T>
-  FEDLORA_DEVICE void operator()(Vector<T> (&v)[2], Index, Index) const {
-    for (int e = 0; e < vector_length<T>; ++e) {
-      float value, slope;
-      activate<Function>(static_cast<float>(v[0].elements[e]), value, slope);
-      v[0].elements[e] = T(value * static_cast<float>(v[1].elements[e]));
-    }
-  }
-};
-
-/// (v[0], v[1]) = (v[0] f(v[1]), v[0] v[2] f'(v[1]))
-template <Activation Function>
-struct GatedBackward {
-  static constexpr int inputs = 3, outputs = 2;
-  template <class T>
-  FEDLORA_DEVICE void operator()(Vector<T> (&v)[3], Index, Index) const {
-    for (int e = 0; e < vector_length<T>; ++e) {
-      const auto dy = static_cast<float>(v[0].elements[e]);
-      float value, slope;
-      activate<Function>(static_cast<float>(v[1].elements[e]), value, slope);
-      v[0].elements[e] = T(dy * value);
-      v[1].elements[e] = T(dy * static_cast<float>(v[2].elements[e]) * slope);
-    }
-  }
-};
-
-/// What dropout leaves of the elements (row, j), …; `j` is a multiple of 4, and four elements share one draw.
-template <int Count>
-FEDLORA_DEVICE void drop_elements(float (&values)[Count], const Dropout& dropout, std::int32_t row, Index j) {
-  for (int quad = 0; quad < Count; quad += 4) {
-    const RandomWords words = dropout_words(dropout, row, j + quad);
-    for (int e = 0; e < 4; ++e)
-      values[quad + e] =
-          words[static_cast<std::size_t>(e)] < dropout.threshold ? 0.0f : values[quad + e] * dropout.scale;
-  }
-}
-
-/// v[0] = dropout(v[0] + v[1]) + v[2]
-struct AddResidual {
-  static constexpr int inputs = 3, outputs = 1;
-  Dropout dropout;
-  const std::int32_t* row_numbers;
-  template <class T>
-  FEDLORA_DEVICE void operator()(Vector<T> (&v)[3], Index i, Index j) const {
-    float values[vector_length<T>];
-    for (int e = 0; e < vector_length<T>; ++e)
-      values[e] = static_cast<float>(v[0].elements[e]) + static_cast<float>(v[1].elements[e]);
-    if (dropout) drop_elements(values, dropout, row_numbers[i], j);
-    for (int e = 0; e < vector_length<T>; ++e) v[0].elements[e] = T(values[e] + static_cast<float>(v[2].elements[e]));
-  }
-};
-
-/// v[0] = dropout(v[0])
-struct Drop {
-  static constexpr int inputs = 1, outputs = 1;
-  Dropout dropout;
-  const std::int32_t* row_numbers;
-  template <class T>
-  FEDLORA_DEVICE void operator()(Vector<T> (&v)[1], Index i, Index j) const {
-    float values[vector_length<T>];
-    for (int e = 0; e < vector_length<T>; ++e) values[e] = static_cast<float>(v[0].elements[e]);
-    drop_elements(values, dropout, row_numbers[i], j);
-    for (int e = 0; e < vector_length<T>; ++e) v[0].elements[e] = T(values[e]);
-  }
-};
-
-/// v[0] = v[0] + v[1]
-struct Add {
-  static constexpr int inputs = 2, outputs = 1;
-  template <class T>
-  FEDLORA_DEVICE void operator()(Vector<T> (&v)[2], Index, Index) const {
-    for (int e = 0; e < vector_length<T>; ++e)
-      v[0].elements[e] = T(static_cast<float>(v[0].elements[e]) + static_cast<float>(v[1].elements[e]));
-  }
-};
-
-/// v[0] stays what it is, bit for bit.
-struct Copy {
-  static constexpr int inputs = 1, outputs = 1;
-  template <class T>
-  FEDLORA_DEVICE void operator()(Vector<T> (&)[1], Index, Index) const {}
-};
-
-/// v[0] = 0
-struct FillZero {
-  static constexpr int inputs = 0, outputs = 1;
-  template <class T>
-  FEDLORA_DEVICE void operator()(Vector<T> (&v)[1], Index, Index) const {
-    for (int e = 0; e < vector_length<T>; ++e) v[0].elements[e] = T(0.0f);
-  }
-};
-
-}  // namespace elementwise
 
 namespace detail {
 

@@ -89,21 +89,53 @@ FEDLORA_DEVICE void for_vectors(const Block& block, int rows, int cols, Body&& b
     body(at / across, at % across * vector_length<T>);
 }
 
+/// `count`, but none below zero and no more than `most`.
+FEDLORA_DEVICE int at_most(Index count, int most) {
+  return count <= 0 ? 0 : count < most ? static_cast<int>(count) : most;
+}
+
 /// Begins to copy the (rows, cols) tile of `from` at (row, col) to shared memory, zeros where the matrix has ended.
 /// `cols` and `col` are multiples of `vector_length`. Matrices that cannot be read by vectors arrive at once.
 template <class T, class Block, class Tile>
 FEDLORA_DEVICE void copy_tile(Block& block, Tile tile, int stride, const Source<const T>& from, Index row, Index col,
                               int rows, int cols) {
-  for_vectors<T>(block, rows, cols, [&](int i, int j) {
-    const int count = elements_at(from, row + i, col + j);
+  const int across = cols / vector_length<T>;
+  const int last_row = at_most(from.rows - row, rows);
+  const int last_col = at_most(from.cols - col, cols);
+  FEDLORA_ROLLED
+  for (int at = block.thread(); at < rows * across; at += block.threads()) {
+    const int i = at / across;
+    const int j = at % across * vector_length<T>;
+    const int count = i < last_row ? at_most(last_col - j, vector_length<T>) : 0;
     const T* const source = count > 0 ? from.data + (row + i) * from.stride + col + j : from.data;
-    const int to = i * stride + j;
+    const auto to = tile + (i * stride + j);
     if (from.by_vectors) {
-      block.copy_async(tile + to, source, count * static_cast<int>(sizeof(T)));
+      block.copy_async(to, source, count * static_cast<int>(sizeof(T)));
     } else {
-      for (int e = 0; e < vector_length<T>; ++e) tile[to + e] = e < count ? source[e] : T(0.0f);
+      for (int e = 0; e < vector_length<T>; ++e) to[e] = e < count ? source[e] : T(0.0f);
     }
-  });
+  }
+}
+
+/// The same for a width known in advance, so many vectors that whole rows of them are one step of the block: a thread
+/// keeps its column, and has few numbers to compute.
+template <class T, int Cols, class Block, class Tile>
+FEDLORA_DEVICE void copy_tile(Block& block, Tile tile, int stride, const Source<const T>& from, Index row, Index col,
+                              int rows) {
+  const int cols_left = at_most(from.cols - col, Cols);
+  if (!from.by_vectors || cols_left % vector_length<T> != 0)
+    return copy_tile<T>(block, tile, stride, from, row, col, rows, Cols);
+  constexpr int across = Cols / vector_length<T>;
+  const int at_once = block.threads() / across;
+  const int first = block.thread() / across;
+  const int j = block.thread() % across * vector_length<T>;
+  const int left = j < cols_left ? at_most(from.rows - row, rows) - first : 0;  // rows that exist, from `first` on
+  const T* const source = from.data + (row + first) * from.stride + col + j;
+  tile = tile + (first * stride + j);
+  for (int i = 0; i < rows; i += at_once) {
+    if (rows % at_once != 0 && first >= rows - i) return;
+    block.copy_async_if(i < left, tile + i * stride, source + i * from.stride);
+  }
 }
 
 /// The four words of dropout for the elements (row, channel) to (row, channel + 3); `channel` is a multiple of 4.
