@@ -413,7 +413,7 @@ stage_ceilings() {
 # --- benches of LoRA kernels -----------------------------------------------------------------------------------------
 # lora NAME SECONDS ARGUMENTS...: a file for `lora_rows`
 lora() {
-  file=$work/lora-$1.json
+  file=$work/lora-$(name_of "$1").json
   each=$2
   what=$1
   shift 2
@@ -447,7 +447,7 @@ stage_blocks() {
   need_program 'LoRA kernels' fedlora-bench-lora-cuda || return
   measured=
   for block in 8192/768/3072 8192/4096/14336; do
-    lora "block $(name_of $block)" 20 --shapes= --blocks=$block --dropouts=0 '--benchmark_filter=(base|fused|augmented)/.*cold'
+    lora "block $block" 20 --shapes= --blocks=$block --dropouts=0 '--benchmark_filter=(base|fused|augmented)/.*cold'
   done
   lora_rows
 }
@@ -456,7 +456,7 @@ stage_layers() {
   need_program 'LoRA kernels' fedlora-bench-lora-cuda || return
   measured=
   for block in 8192/768/3072 8192/1024/4096 8192/2048/8192 8192/4096/14336; do
-    lora "block $(name_of $block)" 30 --shapes= --blocks=$block --dropouts=0,0.1 '--benchmark_filter=cold'
+    lora "block $block" 30 --shapes= --blocks=$block --dropouts=0,0.1 '--benchmark_filter=cold'
   done
   lora layers 40 --blocks= --shapes=8192/768/768,8192/768/3072,8192/4096/4096 --ops=forward,backward
   lora_rows

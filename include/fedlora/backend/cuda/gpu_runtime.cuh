@@ -80,7 +80,7 @@ inline void wait_for(Stream stream) { check(cudaStreamSynchronize(stream), "cuda
 
 class Event {
  public:
-  /// Marks what the stream holds now; false if that cannot be marked: the stream is gone, or is being captured.
+  /// Marks what the stream, which must exist, holds now; false if that cannot be marked: it is being captured.
   bool record(Stream stream) noexcept {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     if (cudaStreamIsCapturing(stream, &capture) == cudaSuccess && capture == cudaStreamCaptureStatusNone &&
