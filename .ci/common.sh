@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 # What run and long share. Sourced by bash, in any folder.
 set -euo pipefail

@@ -53,8 +53,8 @@ const Library& lt() {
 
 }  // namespace
 
-#define FORWARD(library, function, ...)                             \
-  static auto* const found = library().find(#function, &function);  \
+#define FORWARD(library, function, ...)                            \
+  static auto* const found = library().find(#function, &function); \
   return found(__VA_ARGS__)
 
 extern "C" {
@@ -73,13 +73,13 @@ cublasStatus_t cublasSetAtomicsMode(cublasHandle_t handle, cublasAtomicsMode_t m
 cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode) {
   FORWARD(blas, cublasSetMathMode, handle, mode);
 }
-cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb, std::int64_t m,
-                               std::int64_t n, std::int64_t k, const void* alpha, const void* a, cudaDataType a_type,
-                               std::int64_t lda, const void* b, cudaDataType b_type, std::int64_t ldb, const void* beta,
-                               void* c, cudaDataType c_type, std::int64_t ldc, cublasComputeType_t compute,
-                               cublasGemmAlgo_t algorithm) {
-  FORWARD(blas, cublasGemmEx_64, handle, transa, transb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type,
-          ldc, compute, algorithm);
+cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb,
+                               std::int64_t m, std::int64_t n, std::int64_t k, const void* alpha, const void* a,
+                               cudaDataType a_type, std::int64_t lda, const void* b, cudaDataType b_type,
+                               std::int64_t ldb, const void* beta, void* c, cudaDataType c_type, std::int64_t ldc,
+                               cublasComputeType_t compute, cublasGemmAlgo_t algorithm) {
+  FORWARD(blas, cublasGemmEx_64, handle, transa, transb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c,
+          c_type, ldc, compute, algorithm);
 }
 const char* cublasGetStatusString(cublasStatus_t status) { FORWARD(blas, cublasGetStatusString, status); }
 

@@ -182,6 +182,7 @@ side_by_side() {
   shift 3
   mkdir -p "$folder"
   cat >"$work/lines"
+  # shellcheck disable=SC2016  # the inner shell expands
   within 900 sh -c 'lines=$1; shift; exec xargs -d "\n" -P "$@" <"$lines"' sh "$work/lines" \
     "$count" -I '{}' sh "$work/one.sh" "$folder" "$each" '{}' "$@"
   cat "$folder"/*.log 2>/dev/null

@@ -6,8 +6,8 @@ namespace fedlora::cuda {
 
 using T = FEDLORA_KERNEL_TYPE;
 
-template void attention_backward<T>(const AttentionShape&, const AttentionTables&, MatrixView<const T>, MatrixView<const T>,
-                                    MatrixView<const T>, MatrixView<const T>, MatrixView<T>, MatrixView<T>, MatrixView<T>,
-                                    std::span<std::byte>, Stream, FloatMath);
+template void attention_backward<T>(const AttentionShape&, const AttentionTables&, MatrixView<const T>,
+                                    MatrixView<const T>, MatrixView<const T>, MatrixView<const T>, MatrixView<T>,
+                                    MatrixView<T>, MatrixView<T>, std::span<std::byte>, Stream, FloatMath);
 
 }  // namespace fedlora::cuda

@@ -6,7 +6,7 @@ namespace fedlora::cuda {
 
 using T = FEDLORA_KERNEL_TYPE;
 
-template void attention_forward<T>(const AttentionShape&, const AttentionTables&, MatrixView<const T>, MatrixView<const T>,
-                                   MatrixView<const T>, MatrixView<T>, Stream, FloatMath);
+template void attention_forward<T>(const AttentionShape&, const AttentionTables&, MatrixView<const T>,
+                                   MatrixView<const T>, MatrixView<const T>, MatrixView<T>, Stream, FloatMath);
 
 }  // namespace fedlora::cuda

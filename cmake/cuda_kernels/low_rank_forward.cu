@@ -8,10 +8,11 @@ namespace fedlora::cuda {
 
 using T = FEDLORA_KERNEL_TYPE;
 
-template void low_rank_shrink_group<T>(MatrixView<const T>, std::span<const ShrinkTerm<T>>, std::span<std::byte>, Stream,
-                                       FloatMath);
+template void low_rank_shrink_group<T>(MatrixView<const T>, std::span<const ShrinkTerm<T>>, std::span<std::byte>,
+                                       Stream, FloatMath);
 template void low_rank_expand<T>(MatrixView<const T>, const LowRankTerm<T, float>&, MatrixView<T>, Stream, FloatMath);
-template void fill_augmented<T>(Augmented, MatrixView<const T>, std::span<const AugmentedPiece<T>>, MatrixView<T>, Stream);
+template void fill_augmented<T>(Augmented, MatrixView<const T>, std::span<const AugmentedPiece<T>>, MatrixView<T>,
+                                Stream);
 template void masked_add<T>(MatrixView<const T>, const Dropout&, const std::int32_t*, MatrixView<T>, Stream);
 
 }  // namespace fedlora::cuda

@@ -6,8 +6,8 @@ namespace fedlora::cuda {
 
 using T = FEDLORA_KERNEL_TYPE;
 
-template void adamw_step<T>(const AdamWParameters&, const StepArrays<T>&, float*, float*, const StepSegments&, StepState*,
-                            Stream);
+template void adamw_step<T>(const AdamWParameters&, const StepArrays<T>&, float*, float*, const StepSegments&,
+                            StepState*, Stream);
 template void sgd_step<T>(const SgdParameters&, const StepArrays<T>&, float*, const StepSegments&, StepState*, Stream);
 
 }  // namespace fedlora::cuda

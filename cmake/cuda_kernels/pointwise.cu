@@ -10,10 +10,10 @@ using T = FEDLORA_KERNEL_TYPE;
 template void activation_forward<T>(Activation, MatrixView<const T>, const T*, MatrixView<T>, Stream);
 template void activation_backward<T>(Activation, MatrixView<const T>, const T*, MatrixView<T>, Stream);
 template void gated_forward<T>(Activation, MatrixView<const T>, MatrixView<const T>, MatrixView<T>, Stream);
-template void gated_backward<T>(Activation, MatrixView<const T>, MatrixView<const T>, MatrixView<const T>, MatrixView<T>,
-                                MatrixView<T>, Stream);
-template void add_residual<T>(MatrixView<T>, const T*, MatrixView<const T>, const Dropout&, const std::int32_t*, Index, Index,
-                              Stream);
+template void gated_backward<T>(Activation, MatrixView<const T>, MatrixView<const T>, MatrixView<const T>,
+                                MatrixView<T>, MatrixView<T>, Stream);
+template void add_residual<T>(MatrixView<T>, const T*, MatrixView<const T>, const Dropout&, const std::int32_t*, Index,
+                              Index, Stream);
 template void dropout<T>(const Dropout&, MatrixView<const T>, MatrixView<T>, const std::int32_t*, Index, Index, Stream);
 template void copy<T>(MatrixView<const T>, MatrixView<T>, Stream);
 template void add<T>(MatrixView<const T>, MatrixView<T>, Stream);
