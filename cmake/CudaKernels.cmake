@@ -34,6 +34,7 @@ endif()
 
 add_library(fedlora_cuda_programs INTERFACE)
 target_compile_definitions(fedlora_cuda_programs INTERFACE FEDLORA_CUDA_COMPILED)
+target_compile_options(fedlora_cuda_programs INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-shadow>) # CUDA's headers name a type `half`
 target_link_libraries(fedlora_cuda_programs INTERFACE fedlora_cuda_kernels fedlora::fedlora CUDA::toolkit)
 if(FEDLORA_CUBLAS_AT_RUN_TIME)
   add_library(fedlora_cublas_at_run_time STATIC "${PROJECT_SOURCE_DIR}/cmake/cublas_at_run_time.cpp")

@@ -58,7 +58,7 @@ constexpr double by_type(double float64, double float32, double bfloat16, double
 template <class B>
 inline constexpr double tolerance = by_type<B>(1e-12, 4e-6, 4e-3, 5e-4);
 /// Of products in float32: a tensor core adds with fewer bits than a float has, and does not round to nearest.
-#if defined(FEDLORA_CUDA_COMPILED)
+#if defined(FEDLORA_CUDA_COMPILED) && !defined(FEDLORA_CUDA_ON_HOST)
 inline constexpr double float32_product = 2e-5;
 #else
 inline constexpr double float32_product = 4e-6;

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(FEDLORA_CUDA_COMPILED)
+#if defined(FEDLORA_CUDA_COMPILED) && !defined(FEDLORA_CUDA_ON_HOST)
 #include <cuda_runtime.h>
 
 #include <stdexcept>
@@ -29,7 +29,7 @@ inline constexpr bool slow_device = false;
 inline constexpr bool slow_device = false;
 #endif
 
-#if defined(FEDLORA_CUDA_COMPILED)
+#if defined(FEDLORA_CUDA_COMPILED) && !defined(FEDLORA_CUDA_ON_HOST)
 
 inline void require(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));

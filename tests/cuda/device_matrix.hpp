@@ -17,7 +17,7 @@
 
 namespace fedlora::tests {
 
-#if defined(FEDLORA_CUDA_COMPILED)
+#if defined(FEDLORA_CUDA_COMPILED) && !defined(FEDLORA_CUDA_ON_HOST)
 namespace cuda {
 using namespace ::fedlora::cuda;
 
@@ -29,7 +29,7 @@ struct Stream {
 }  // namespace cuda
 #endif
 
-#if defined(FEDLORA_CUDA_COMPILED)
+#if defined(FEDLORA_CUDA_COMPILED) && !defined(FEDLORA_CUDA_ON_HOST)
 inline constexpr double float32_tolerance =
     1e-5;  // a tensor core's sums have fewer bits, and are not rounded to nearest
 #else

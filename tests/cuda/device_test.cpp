@@ -62,7 +62,7 @@ void check_product() {
   RandomSequence draws(derive_key(3, Purpose::user));
   for (float& value : a) value = static_cast<float>(draws.below(33)) / 8.0f - 2.0f;  // exact in every type
   for (float& value : b) value = static_cast<float>(draws.below(33)) / 8.0f - 2.0f;
-  launch(Stream{1}, {1, 1}, PlainProduct<T>{a.data(), b.data(), c.data()});
+  launch_own(Stream{1}, {1, 1}, PlainProduct<T>{a.data(), b.data(), c.data()});
   for (int i = 0; i < 16; ++i)
     for (int j = 0; j < 8; ++j) {
       float sum = 1.0f;
@@ -123,7 +123,7 @@ std::vector<float> copied(CopyNeighbours kernel, std::uint64_t seed) {
   std::vector<float> to(4 * CopyNeighbours::threads, -1.0f);
   kernel.from = from;
   kernel.to = to.data();
-  launch(Stream{seed}, {1, 1}, kernel);
+  launch_own(Stream{seed}, {1, 1}, kernel);
   return to;
 }
 
@@ -165,7 +165,7 @@ struct Small {
 template <class Body>
 void check_fault(Body body, std::initializer_list<std::string_view> parts) {
   for (const std::uint64_t seed : seeds)
-    check_error<KernelFault>([&] { launch(Stream{seed}, {2, 1}, Small<Body>{body}); }, parts);
+    check_error<KernelFault>([&] { launch_own(Stream{seed}, {2, 1}, Small<Body>{body}); }, parts);
 }
 
 }  // namespace
@@ -180,7 +180,7 @@ TEST_CASE("mma for tf32 does not see the low 13 bits") {
   std::vector<float> a(16 * 8, 0.0f), b(8 * 8, 0.0f), c(16 * 8);
   a[0] = 1.0f + 0x1p-11f + 0x1p-20f;  // rounds up to 1 + 2^-10
   b[0] = 1.0f + 0x1p-12f;             // rounds down to 1
-  launch(Stream{}, {1, 1}, PlainProduct<float>{a.data(), b.data(), c.data()});
+  launch_own(Stream{}, {1, 1}, PlainProduct<float>{a.data(), b.data(), c.data()});
   CHECK(c[0] == 2.0f + 0x1p-10f);
   CHECK(round_to_tf32(0x7f800000u) == 0x7f800000u);
 }
@@ -188,7 +188,7 @@ TEST_CASE("mma for tf32 does not see the low 13 bits") {
 TEST_CASE("load_matrices spreads four matrices over the warp") {
   for (const bool transposed : {false, true}) {
     std::vector<std::uint32_t> words(128);
-    launch(Stream{2}, {1, 1}, LoadMatrices{words.data(), transposed});
+    launch_own(Stream{2}, {1, 1}, LoadMatrices{words.data(), transposed});
     for (std::uint32_t lane = 0; lane < 32; ++lane)
       for (std::uint32_t m = 0; m < 4; ++m) {
         const std::uint32_t i = lane / 4;
@@ -208,7 +208,7 @@ TEST_CASE("shuffles read the lane they name") {
     to[64 + block.thread()] = block.shuffle_xor(mine, 9);
     to[128 + block.thread()] = block.shuffle_down(mine, 3);
   };
-  launch(Stream{7}, {1, 1}, Small<decltype(body)>{body});
+  launch_own(Stream{7}, {1, 1}, Small<decltype(body)>{body});
   for (int thread = 0; thread < 64; ++thread) {
     const int warp = thread / 32;
     const int lane = thread % 32;
@@ -228,7 +228,7 @@ TEST_CASE("copies arrive when they are waited for, and are seen by others after 
     }
   alignas(16) const float from[4] = {1, 2, 3, 4};
   float to[2];
-  launch(Stream{}, {1, 1}, TwoGroups{from, to});
+  launch_own(Stream{}, {1, 1}, TwoGroups{from, to});
   CHECK(to[0] == 1.0f);
   CHECK(std::isnan(to[1]));
 }
@@ -303,7 +303,7 @@ TEST_CASE("shared memory begins as NaN in every block") {
     *count += std::isnan(tile[block.thread()]) ? 0 : 1;
     tile[block.thread()] = 1.0f;
   };
-  launch(Stream{1}, {3, 2}, Small<decltype(body)>{body});
+  launch_own(Stream{1}, {3, 2}, Small<decltype(body)>{body});
   CHECK(numbers == 0);
 }
 
@@ -320,16 +320,16 @@ struct Launched {
 }  // namespace
 
 TEST_CASE("launches that a GPU would refuse are errors") {
-  cuda::launch(cuda::Stream{}, {1, 65535}, Launched{cuda::shared_bytes_everywhere});
+  cuda::launch_own(cuda::Stream{}, {1, 65535}, Launched{cuda::shared_bytes_everywhere});
   check_error<cuda::KernelFault>(
       [] {
-        cuda::launch(cuda::Stream{}, {1, 1}, Launched{cuda::shared_bytes_everywhere + 1});
+        cuda::launch_own(cuda::Stream{}, {1, 1}, Launched{cuda::shared_bytes_everywhere + 1});
       },
       {"launch", "101376 bytes of shared memory", "101377"});
-  check_error<cuda::KernelFault>([] { cuda::launch(cuda::Stream{}, {1, 65536}, Launched{}); }, {"65535", "65536"});
+  check_error<cuda::KernelFault>([] { cuda::launch_own(cuda::Stream{}, {1, 65536}, Launched{}); }, {"65535", "65536"});
   check_error<cuda::KernelFault>(
       [] {
-        cuda::launch(cuda::Stream{}, {std::int64_t{1} << 31, 1}, Launched{});
+        cuda::launch_own(cuda::Stream{}, {std::int64_t{1} << 31, 1}, Launched{});
       },
       {"2^31 - 1", "2147483648"});
 }
@@ -358,7 +358,7 @@ TEST_CASE("two threads launch one kernel with different shared memory") {
     const LaunchedByTwo kernel{{bytes}, &questions[me], &questions[1 - me]};
     for (int i = 0; i < 500; ++i) {
       try {
-        cuda::launch(cuda::Stream{}, {1, 1}, kernel);
+        cuda::launch_own(cuda::Stream{}, {1, 1}, kernel);
       } catch (const cuda::KernelFault&) {
         ++refused;
       }
@@ -373,19 +373,19 @@ TEST_CASE("two threads launch one kernel with different shared memory") {
 
 TEST_CASE("a launch above its kernel's limit is an error that names both, also where the limit was lowered") {
   const LaunchedUnderALowerLimit kernel{{96 * 1024}};
-  cuda::launch(cuda::Stream{}, {1, 1}, kernel);
+  cuda::launch_own(cuda::Stream{}, {1, 1}, kernel);
   cuda::detail::shared_limit<LaunchedUnderALowerLimit>() = 60 * 1024;
   check_error<cuda::KernelFault>(
       [&] {
-        cuda::launch(cuda::Stream{}, {1, 1}, kernel);
+        cuda::launch_own(cuda::Stream{}, {1, 1}, kernel);
       },
       {"launch", "at most 61440 bytes of shared memory", "98304"});
 }
 
 TEST_CASE("an empty grid runs nothing") {
   const auto body = [](auto&) { FAIL("ran"); };
-  launch(Stream{}, {0, 1}, Small<decltype(body)>{body});
-  launch(Stream{}, {1, 0}, Small<decltype(body)>{body});
+  launch_own(Stream{}, {0, 1}, Small<decltype(body)>{body});
+  launch_own(Stream{}, {1, 0}, Small<decltype(body)>{body});
 }
 
 }  // namespace fedlora::tests

@@ -45,7 +45,7 @@ TEST_CASE("what is launched in a capture has run after it") {
     graph.begin(stream);
     CHECK(graph.capturing());
     set_zero(a.data, a.size(), stream);
-    launch(stream, {step == 3 ? 1 : 2, 1}, AddNumber{a.data, static_cast<float>(step)});
+    launch_own(stream, {step == 3 ? 1 : 2, 1}, AddNumber{a.data, static_cast<float>(step)});
     copy<float>(a, b, stream);
     graph.end_and_launch(stream);
     CHECK(!graph.capturing());

@@ -82,15 +82,25 @@ void compare(const Pass& got, const Pass& expected) {
   CHECK(std::abs(got.evaluation.loss - expected.evaluation.loss) <= P::logits * (1 + std::abs(expected.evaluation.loss)));
 }
 
+inline Dataset texts() { return tiny_data({4, 1, 7, 2, 11}); }
+
+/// What the CPU computes in float64, and for which adapter.
+struct Expected {
+  Adapter<double> adapter;
+  Pass pass;
+};
+/// Compiled once, in model_float32_test.cpp.
+template <class Arch>
+Expected expected_of_classifier(Pooling pooling);
+Expected expected_of_language_model();
+
 template <class Arch, class P>
 void check_classifier(const CudaOptions& options, Pooling pooling) {
   using B = CudaBackend<typename P::T>;
-  const Dataset data = tiny_data({4, 1, 7, 2, 11});
-  const SequenceClassifier<Arch, CpuBackend<double>> expected(tiny_base<Arch>(), {.pooling = pooling}, everywhere);
+  const Expected expected = expected_of_classifier<Arch>(pooling);
   const SequenceClassifier<Arch, B> model(tiny_base<Arch, B>(1, Json::object(), {}, B(options)), {.pooling = pooling},
                                           everywhere);
-  const Adapter<double> adapter = adapter_for(expected.layout());
-  compare<P>(pass_of(model, adapter, data), pass_of(expected, adapter, data));
+  compare<P>(pass_of(model, expected.adapter, texts()), expected.pass);
   model.backend().context()->memory.check();
 }
 
@@ -120,11 +130,9 @@ void check_every_path() {
 template <class P>
 void check_language_model() {
   using B = CudaBackend<typename P::T>;
-  const Dataset data = tiny_data({4, 1, 7, 2, 11});
-  const LanguageModel<Llama, CpuBackend<double>> expected(tiny_base<Llama>(), {}, everywhere);
+  const Expected expected = expected_of_language_model();
   const LanguageModel<Llama, B> model(tiny_base<Llama, B>(1, Json::object(), {}, B({.math = P::math})), {}, everywhere);
-  const Adapter<double> adapter = adapter_for(expected.layout());
-  compare<P>(pass_of(model, adapter, data), pass_of(expected, adapter, data));
+  compare<P>(pass_of(model, expected.adapter, texts()), expected.pass);
   model.backend().context()->memory.check();
 }
 

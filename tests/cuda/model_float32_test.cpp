@@ -6,6 +6,25 @@ namespace fedlora::tests {
 
 using P = Precision<float, FloatMath::float32>;
 
+template <class Arch>
+Expected expected_of_classifier(Pooling pooling) {
+  const SequenceClassifier<Arch, CpuBackend<double>> model(tiny_base<Arch>(), {.pooling = pooling}, everywhere);
+  Adapter<double> adapter = adapter_for(model.layout());
+  Pass pass = pass_of(model, adapter, texts());
+  return {std::move(adapter), std::move(pass)};
+}
+template Expected expected_of_classifier<Bert>(Pooling);
+template Expected expected_of_classifier<DistilBert>(Pooling);
+template Expected expected_of_classifier<Roberta>(Pooling);
+template Expected expected_of_classifier<Llama>(Pooling);
+
+Expected expected_of_language_model() {
+  const LanguageModel<Llama, CpuBackend<double>> model(tiny_base<Llama>(), {}, everywhere);
+  Adapter<double> adapter = adapter_for(model.layout());
+  Pass pass = pass_of(model, adapter, texts());
+  return {std::move(adapter), std::move(pass)};
+}
+
 TEST_CASE("classifiers of every family compute what the CPU computes") { check_every_family<P>(); }
 
 TEST_CASE("terms added to the base product, and by plain products, are the same terms") { check_every_path<P>(); }

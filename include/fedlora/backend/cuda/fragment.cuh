@@ -24,8 +24,8 @@
 #else
 #define FEDLORA_ROLLED
 #endif
-#if defined(FEDLORA_CUDA_ON_HOST) && (defined(__CUDACC__) || defined(FEDLORA_CUDA_COMPILED))
-#error "fedlora: FEDLORA_CUDA_ON_HOST runs kernels on the host; it goes with neither nvcc nor FEDLORA_CUDA_COMPILED"
+#if defined(FEDLORA_CUDA_ON_HOST) && defined(__CUDACC__)
+#error "fedlora: FEDLORA_CUDA_ON_HOST runs kernels on the host; it does not go with nvcc"
 #undef FEDLORA_DEVICE
 #endif
 

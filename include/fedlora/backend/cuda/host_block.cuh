@@ -280,10 +280,9 @@ std::atomic<int>& shared_limit() {
 
 }  // namespace detail
 
-/// Runs the kernel on every block of the grid, one after another, in an order drawn from the stream's seed. \throws
-/// KernelFault
+/// `launch` of a kernel that is compiled here, whatever else is compiled elsewhere.
 template <class Kernel>
-void launch(Stream stream, Grid grid, const Kernel& kernel) {
+void launch_own(Stream stream, Grid grid, const Kernel& kernel) {
   if (grid.x <= 0 || grid.y <= 0) return;
   if (grid.x >= std::int64_t{1} << 31 || grid.y >= 1 << 16)
     fail<KernelFault>("launch", "a grid of at most 2^31 - 1 by 65535 blocks",
@@ -306,11 +305,17 @@ void launch(Stream stream, Grid grid, const Kernel& kernel) {
   for (const std::int64_t at : blocks) machine.run(at % grid.x, at / grid.x, &kernel, body);
 }
 
-/// The same: on the host every kernel is compiled where it is launched.
+/// Runs the kernel on every block of the grid, one after another, in an order drawn from the stream's seed. \throws
+/// KernelFault
+#if defined(FEDLORA_CUDA_COMPILED)
 template <class Kernel>
-void launch_own(Stream stream, Grid grid, const Kernel& kernel) {
-  launch(stream, grid, kernel);
+void launch(Stream stream, Grid grid, const Kernel& kernel);
+#else
+template <class Kernel>
+[[gnu::used, gnu::noinline]] void launch(Stream stream, Grid grid, const Kernel& kernel) {  // for other files too
+  launch_own(stream, grid, kernel);
 }
+#endif
 
 }  // namespace fedlora::cuda
 
