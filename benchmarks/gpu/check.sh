@@ -3,7 +3,7 @@
 # Checks fedlora on an NVIDIA GPU and times it, without a network and, with what prepare.sh laid ready, without a compiler.
 #   check.sh [--first | --second | --stage NAME...] [--out DIR] [--build DIR] [--prepared DIR] [--limit SECONDS] [--jobs N]
 #   --first            what has to be known first, in at most 200 s: start, smoke, sanitizer, conformance, ceilings, blocks
-#   --second           in at most 300 s: again, layers, step, peer, profile, minilm
+#   --second           in at most 300 s: start, again, layers, step, peer, profile, minilm
 #   --stage NAME       only this part (again for another): one of these, stories, or build
 #   --out DIR          where results go; default build-gpu/results. A stage's file is complete when the stage ends.
 #   --build DIR        default build-gpu in the project. Programs that are built there come before those of the kit.
@@ -14,7 +14,7 @@
 #         smoke      every family of kernels, type and shape in a process of its own, against sums in float64
 #         sanitizer  compute-sanitizer on the smallest of these           conformance  the GPU tests, a process for each file
 #         ceilings   what the device can do, and what our kernels reach   blocks       LoRA in two blocks, two variants
-#         again      what has failed before (again.txt in --prepared; check.sh leaves one in --out)
+#         again      what has failed before (failed_cases.txt in --prepared, or in --out, where check.sh leaves one)
 #         layers     LoRA in all blocks and in layers                     step         a step of BERT-base, with graphs and without
 #         peer       the same in PyTorch + peft                           profile      ncu on the kernels that take longest
 #         minilm     MiniLM on AG News, one and two threads, and a CPU    stories      stories260K on CLINC150 in every type
@@ -38,14 +38,15 @@ first_stages='start smoke sanitizer conformance ceilings blocks'
 second_stages='again layers step peer profile minilm'
 all_stages="build $first_stages $second_stages stories"
 chosen= # named by --stage
+part=   # _first or _second, for the names of results
 
 die() { printf 'check.sh: %s\n' "$*" >&2; exit 2; }
 whole() { case $2 in '' | *[!0-9]* | 0?* | ????????*) die "$1 needs a whole number, not \"$2\"" ;; esac; }
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) sed -n '3,/^set /s/^# //p' "$0"; exit 0 ;;
-    --first) stages="$stages $first_stages"; limit=${limit:-200}; shift; continue ;;
-    --second) stages="$stages start $second_stages"; limit=${limit:-300}; shift; continue ;;
+    --first) stages="$stages $first_stages"; limit=${limit:-200}; part=${part}_first; shift; continue ;;
+    --second) stages="$stages start $second_stages"; limit=${limit:-300}; part=${part}_second; shift; continue ;;
     --stage | --out | --build | --prepared | --limit | --jobs) [ $# -gt 1 ] || die "$1 needs a value" ;;
     *) die "unknown option $1 (--help lists them)" ;;
   esac
@@ -110,7 +111,9 @@ fi
 beside=8 # processes that share the GPU
 [ "$beside" -le "$cores" ] || beside=$cores
 
-# The programs: those that were built here, else the kit's.
+programs='fedlora-gpu-smoke fedlora_gpu_tests fedlora_gpu_kernel_tests fedlora-bench-ceilings-cuda fedlora-bench-lora-cuda
+  fedlora-bench-step-cuda fedlora-federation'
+# Where they are: built here, else the kit's.
 bin=$build/bin
 if commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null); then
   [ -z "$(git -C "$root" status --porcelain 2>/dev/null)" ] || commit="$commit and changes"
@@ -126,10 +129,12 @@ if [ ! -x "$bin/fedlora-gpu-smoke" ] && [ -e "$prepared/kit.tar.gz" ]; then
   bin=$build/kit/bin
   commit=$(cat "$prepared/commit" 2>/dev/null || echo unknown)
 fi
-# Programs of the kit open cuBLAS themselves: the toolkit's, else the one that PyTorch brings.
-if ! ls /usr/local/cuda/lib64/libcublas.so.* >/dev/null 2>&1 && command -v "$python" >/dev/null; then
-  theirs=$("$python" -c 'import glob, sysconfig
-print(*(p.rpartition("/")[0] for p in glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib/libcublas.so.*")[:1]))' 2>/dev/null)
+# Programs of the kit open cuBLAS themselves: the toolkit's, else the one that PyTorch brings; of the runtime's major version.
+major=$(ls "$build"/kit/lib/libcudart.so.* 2>/dev/null | sed -n '1s/.*libcudart\.so\.\([0-9]*\).*/\1/p')
+if [ ! -e "/usr/local/cuda/lib64/libcublas.so.${major:-13}" ] && command -v "$python" >/dev/null; then
+  theirs=$("$python" -c 'import glob, sys, sysconfig
+where = sysconfig.get_paths()["purelib"] + "/nvidia/*/lib/libcublas.so." + sys.argv[1]
+print(*(path.rpartition("/")[0] for path in glob.glob(where)[:1]))' "${major:-13}" 2>/dev/null)
   [ -z "$theirs" ] || LD_LIBRARY_PATH=$theirs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}"
 fi
@@ -211,7 +216,7 @@ summary_of() {
     printf 'all %s test cases passed, %s assertions' "${cases%% *}" "$assertions"
   fi
 }
-again() { printf '%s\n' "$*" >>"$out/again.txt"; }
+again() { printf '%s\n' "$*" >>"$work/again"; } # what the next --second begins with
 
 # --- start -----------------------------------------------------------------------------------------------------------
 stage_start() {
@@ -220,10 +225,8 @@ stage_start() {
   [ -z "$gpu" ] || nvidia-smi
   row machine "${gpu:-no NVIDIA GPU}, $cores processors, $(awk '/^MemTotal/ { printf "%d GiB", $2 / 1048576 }' /proc/meminfo)"
   cannot=
-  for program in fedlora-gpu-smoke:--list fedlora_gpu_tests:-ltc fedlora_gpu_kernel_tests:-ltc fedlora-bench-ceilings-cuda:--help \
-    fedlora-bench-lora-cuda:--help fedlora-bench-step-cuda:--help fedlora-federation:--help; do
-    ask=${program#*:}
-    program=${program%:*}
+  for program in $programs; do
+    case $program in *_tests) ask=-ltc ;; *) ask=--help ;; esac
     need_program "$program" "$program" || continue
     within 20 "$bin/$program" "$ask" >"$work/said" 2>&1
     status=$?
@@ -234,9 +237,10 @@ stage_start() {
     failed "$program" "cannot start (status $status): $(tail -n 1 "$work/said")"
   done
   if [ -n "$cannot" ] && [ "$bin" != "$build/bin" ]; then
-    if configured && within 300 cmake --build "$build" --parallel "$jobs" --target fedlora-gpu-smoke; then
+    deadline=$end # nothing else can run without it
+    if configured OFF && within 300 cmake --build "$build" --parallel "$jobs" --target fedlora-gpu-smoke; then
       bin=$build/bin
-      row fedlora-gpu-smoke 'built here'
+      row fedlora-gpu-smoke 'built here, alone'
     else
       failed fedlora-gpu-smoke 'could not be built here; start.txt says why'
     fi
@@ -244,8 +248,9 @@ stage_start() {
 }
 
 # --- build -----------------------------------------------------------------------------------------------------------
-# Makes $build ready to build in; says what is wrong.
+# configured ALL: makes $build ready to build everything in (ON), or what needs CUDA alone (OFF); says what is wrong.
 configured() {
+  all=$1
   [ -n "$nvcc" ] || { echo 'no nvcc (CUDACXX names it)'; return 1; }
   generator=Ninja
   command -v ninja >/dev/null || generator='Unix Makefiles'
@@ -261,15 +266,13 @@ configured() {
     echo "no $prepared/libraries.tar.gz (prepare.sh makes it): taking what the machine has"
   fi
   CUDACXX=$nvcc within 300 cmake -S "$root" -B "$build" -G "$generator" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefix" \
-    -DCMAKE_CUDA_ARCHITECTURES="$arch-real" -DFEDLORA_CUDA=ON -DFEDLORA_GPU_TESTS=ON -DFEDLORA_BUILD_TESTS=ON \
-    -DFEDLORA_BUILD_EXAMPLES=ON -DFEDLORA_BUILD_BENCHMARKS=ON -DFEDLORA_INSTALL=OFF
+    -DCMAKE_CUDA_ARCHITECTURES="$arch-real" -DFEDLORA_CUDA=ON -DFEDLORA_GPU_TESTS="$all" -DFEDLORA_BUILD_TESTS="$all" \
+    -DFEDLORA_BUILD_EXAMPLES="$all" -DFEDLORA_BUILD_BENCHMARKS=ON -DFEDLORA_INSTALL=OFF
 }
 stage_build() {
-  configured || { failed build 'CMake failed; build.txt says why'; return; }
+  configured ON || { failed build 'CMake failed; build.txt says why'; return; }
   keep=-k0
   [ "$generator" = Ninja ] || keep=-k
-  programs='fedlora-gpu-smoke fedlora_gpu_tests fedlora_gpu_kernel_tests fedlora-bench-ceilings-cuda fedlora-bench-lora-cuda
-    fedlora-bench-step-cuda fedlora-federation'
   from=$(now)
   # shellcheck disable=SC2086  # a list
   within 1800 cmake --build "$build" --parallel "$jobs" --target $programs -- "$keep"
@@ -380,13 +383,16 @@ stage_conformance() {
 }
 stage_again() {
   need_gpu 'what failed before' || return
-  if [ ! -s "$prepared/again.txt" ]; then
-    row 'what failed before' "nothing: no $prepared/again.txt"
+  before=$prepared/failed_cases.txt
+  [ -s "$before" ] || before=$out/failed_cases.txt
+  if [ ! -s "$before" ]; then
+    row 'what failed before' "nothing: no failed_cases.txt in $prepared or $out"
     return
   fi
-  sed -n 's/^smoke //p' "$prepared/again.txt" >"$work/cases"
+  cp "$before" "$work/before"
+  sed -n 's/^smoke //p' "$work/before" >"$work/cases"
   [ ! -s "$work/cases" ] || smoke "$work/cases"
-  grep -v '^smoke ' "$prepared/again.txt" >"$work/files"
+  grep -v '^smoke ' "$work/before" >"$work/files"
   conformance "$work/files"
 }
 
@@ -492,7 +498,7 @@ stage_peer() {
     return
   fi
   modes=eager,compile,reduce-overhead
-  case " $stages " in *" again "*) modes=eager,compile ;; esac # little time
+  [ "$part" != _second ] || modes=eager,compile # for want of time
   within 300 "$python" "$root/benchmarks/gpu/compare_torch_gpu.py" --ours "$bin/fedlora-bench-step-cuda" --limit "$(left)" \
     --modes $modes --rows "$work/peer" >"$work/said" 2>&1
   status=$?
@@ -620,21 +626,27 @@ stage_stories() {
 heading() {
   printf '%s; driver %s; CUDA toolkit %s; commit %s; %s\n' "${gpu:-no NVIDIA GPU}" "${driver:-none}" "$toolkit" "$commit" "$(date -u +%F)"
 }
-rm -f "$work/failed" "$work/no_gpu" "$out/again.txt"
+rm -f "$work/failed" "$work/no_gpu"
+: >"$work/again"
 named=0 # how many stages that were asked for by name are left
 [ -z "$chosen" ] || for stage in $all_stages; do case " $stages " in *" $stage "*) named=$((named + 1)) ;; esac; done
 for stage in $all_stages; do
   case " $stages " in *" $stage "*) ;; *) continue ;; esac
+  # What a stage may take at most; those of --first add up to 200 s, those of --second to 300. What one leaves, later ones do not get:
+  # their own time is enough.
   case $stage in
-    start) share=20 ;;
-    smoke | sanitizer) share=30 ;;
-    conformance) share=75 ;;
-    ceilings) share=40 ;;
+    start | sanitizer) share=20 ;;
+    smoke) share=30 ;;
+    conformance) share=65 ;;
+    ceilings) share=35 ;;
     blocks) share=30 ;;
-    again) share=30 ;;
-    layers) share=70 ;;
-    peer) share=90 ;;
-    *) share=45 ;;
+    again) share=25 ;;
+    layers) share=75 ;;
+    step) share=35 ;;
+    peer) share=70 ;;
+    profile) share=30 ;;
+    minilm | stories) share=45 ;;
+    build) share=$limit ;;
   esac
   if [ "$named" -gt 0 ]; then
     share=$(((end - $(now)) / named))
@@ -663,11 +675,12 @@ for stage in $all_stages; do
   } >"$work/table.md"
   cp "$work/table.md" "$out/table.new" && mv "$out/table.new" "$out/table.md" || { echo "check.sh: cannot write to $out" >&2; exit 1; }
 done
-result=$(printf '%s_%s' "${gpu:-no-gpu}" "$commit" | tr -c 'A-Za-z0-9._\n-' -)
+cp "$work/again" "$out/failed_cases.txt" || { echo "check.sh: cannot write to $out" >&2; exit 1; }
+result=$(printf '%s_%s%s' "${gpu:-no-gpu}" "$commit" "$part" | tr -c 'A-Za-z0-9._\n-' -)
 rm -f "$out/$result.tar.gz"
 (cd "$out" && tar -czf "$work/results.tar.gz" --exclude=./*.tar.gz .) && mv "$work/results.tar.gz" "$out/$result.tar.gz" &&
   cp "$out/table.md" "$out/$result.md" || { echo "check.sh: cannot write to $out" >&2; exit 1; }
-[ -z "$gpu" ] || cp "$out/$result.md" "$out/$result.tar.gz" "$root/benchmarks/results/" 2>/dev/null || :
+[ -z "$gpu" ] || cp "$out/$result.md" "$out/$result.tar.gz" "$root/benchmarks/results/" || echo "check.sh: $out alone has them" >&2
 echo
 cat "$out/table.md"
 [ ! -e "$work/failed" ] || exit 1
