@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# fedlora::cuda, where nvcc and the toolkit's libraries are found, and what our own programs are built with for NVIDIA GPUs. With
-# FEDLORA_CUDA=AUTO that needs a GPU too, and is for that GPU alone: kernels that nothing here can run are compiled only when they
-# are asked for. It is not done with sanitizers, which look at the kernels' source on the host.
+# fedlora::cuda, where nvcc and the toolkit's libraries are found, and for which GPUs our own programs are built: for the one that is
+# here, if CMAKE_CUDA_ARCHITECTURES does not say. FEDLORA_CUDA=AUTO wants one: kernels that nothing here can run are compiled only
+# when they are asked for. It is not done with sanitizers, which look at the kernels' source on the host.
 include(CheckLanguage)
 check_language(CUDA)
 include("${CMAKE_CURRENT_LIST_DIR}/CudaComponent.cmake")

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-# fedlora_cuda_programs: what our own programs link to compute on a GPU. nvcc compiles the kernels once, a file of cuda_kernels/ for
-# each family and type; everything else is C++ for any compiler, which finds them by FEDLORA_CUDA_COMPILED. BUILD_SHARED_LIBS makes
+# fedlora_cuda_programs: what our own programs link to compute on a GPU. nvcc compiles the kernels once: each file of cuda_kernels/,
+# a family, for each type. Everything else is C++ for any compiler, and finds them by FEDLORA_CUDA_COMPILED. BUILD_SHARED_LIBS makes
 # them one library beside the programs instead of a part of each.
+#
+# A kernel that is new: instantiate the operation that launches it in its family's file (or, if it is private to one, `launch` of the
+# kernel); give it a host test in tests/cuda/ and a case in benchmarks/gpu/smoke/; if it is one of the hottest, a line in
+# tests/cuda/resources.txt.
 option(FEDLORA_CUBLAS_AT_RUN_TIME "Open cuBLAS when a program first computes with it, instead of linking it" OFF)
 set(directory "${PROJECT_SOURCE_DIR}/cmake/cuda_kernels")
 file(GLOB families CONFIGURE_DEPENDS "${directory}/*.cu")
@@ -11,7 +15,7 @@ set(objects "")
 function(fedlora_add_cuda_kernels name)
   add_library(${name} OBJECT ${ARGN})
   target_link_libraries(${name} PRIVATE fedlora::cuda)
-  target_compile_options(${name} PRIVATE -Xptxas=-v -Xcompiler=-Wall,-Wextra,-Wno-restrict) # its bug 105651
+  target_compile_options(${name} PRIVATE -Xptxas=-v -Xcompiler=-Wall,-Wextra,-Wno-restrict) # bug 105651 of g++ 12
   # What ptxas says of each kernel is kept beside the object (tests/cuda/resources.sh reads it).
   set_target_properties(${name} PROPERTIES
     POSITION_INDEPENDENT_CODE "${BUILD_SHARED_LIBS}"

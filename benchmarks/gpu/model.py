@@ -17,7 +17,7 @@ The model. A pass is a row of launches, one after the other, and each takes `lau
 
 Bytes (M rows, K = in, N = out, R = ranks of a group side by side, each rounded up to 8; 2 bytes an element, partials 4):
 
-  shrink        2 M K once for a group, + 2 M R written; at M >= 8192 - 63 no partials
+  shrink        2 M K once for a group, + 2 M R written; at M > 4224 without partials, which the model does not have
   copy of S     2 M r read, 2 M r written; a launch for each part
   fill of W+    2 N K read, 2 N (K + R) written; a launch for each part and direction
   expand        4 M N in forward (a launch for each part), 4 M K in backward (one for a group)
@@ -354,7 +354,7 @@ def main():
     parser.add_argument("--dropout", type=float, default=0.1, metavar="P", help="of the second row; masks cost the same at any P")
     parser.add_argument("--share", type=float, default=0.85, help="of the copy's rate, for what memory bounds (%(default)s)")
     parser.add_argument("--shrink", type=float, default=1.25, metavar="TB/s", help="of the shrink as it is (%(default)s)")
-    parser.add_argument("--pass", type=float, default=2.05, metavar="TB/s", dest="passes", 
+    parser.add_argument("--pass", type=float, default=2.05, metavar="TB/s", dest="passes",
                         help="of the passes as they are (%(default)s)")
     parser.add_argument("--draws", type=float, default=0.7, metavar="1e12/s", help="elements of masks (%(default)s)")
     parser.add_argument("--tiles", type=tile, nargs="+", default=[(128, 256, 1.0), (128, 128, 0.88)], metavar="RxC:RATE",
@@ -364,6 +364,8 @@ def main():
     if min(arguments.flops, arguments.rows, arguments.rank, arguments.share, arguments.shrink, arguments.passes,
            arguments.draws) <= 0:
         parser.error("rates and sizes must be above 0")
+    if arguments.rows <= 4224:
+        parser.error("--rows: more than 4224; below, the shrink is split over columns, which the model does not have")
     if arguments.rank > 128:
         parser.error("the kernels take ranks up to 128")
     try:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// In the place of the other files here where the build found no CUDA.
+// In the place of the other files here in a build without CUDA.
 #include "cuda/on_cuda.hpp"
 #include "fedlora/core/error.hpp"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the programs do on an NVIDIA GPU. The functions are in TYPE.cpp, or, where the build found no CUDA, in absent.cpp,
+// What the programs do on an NVIDIA GPU. The functions are in TYPE.cpp, or, in a build without CUDA, in absent.cpp,
 // whose functions say what is missing.
 #pragma once
 

@@ -1,7 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Reads tests and programs that run on a GPU as the compiler does, with warnings as errors. To make code of them takes minutes, and to run
-# it a GPU.
+# Reads tests and programs that run on a GPU as the compiler does, with warnings as errors. To run them takes a GPU.
 #   compiles.sh COMPILER FLAGS_FILE CUDA_INCLUDE_DIR SOURCE...
 set -u
 compiler=$1

@@ -98,15 +98,15 @@ class ContextStream {
 
 /// Shared by a backend's copies, their runners, and what they have put on the device.
 ///
-/// It keeps the kits of runners that have ended. They do not keep it: what they hold of it is its memory alone, and
-/// they end when it does, or when memory runs out. At the end of a process, when the device is out of reach, they are
-/// left to the driver.
+/// It keeps the resources of runners that have ended. They do not keep it: what they hold of it is its memory alone,
+/// and they end when it does, or when memory runs out. At the end of a process, when the device is out of reach, they
+/// are left to the driver.
 struct Context {
   /// \throws CudaError when there is no such device.
   explicit Context(Options given)
       : options(checked(std::move(given))), memory(options.allocator, options.memory_limit) {
-    memory.on_shortage([kept = std::weak_ptr<IdleKits>(idle)] {
-      if (const auto kits = kept.lock()) kits->clear();
+    memory.on_shortage([kept = std::weak_ptr<IdleResources>(idle)] {
+      if (const auto resources = kept.lock()) resources->clear();
     });
   }
   Context(const Context&) = delete;
@@ -141,7 +141,7 @@ struct Context {
   OwnedStream loading;  ///< for what is copied once, weights above all
   DeviceMemory memory;
   mutable Tally tally;
-  const std::shared_ptr<IdleKits> idle = std::make_shared<IdleKits>();
+  const std::shared_ptr<IdleResources> idle = std::make_shared<IdleResources>();
 
  private:
   static Options checked(Options options) {

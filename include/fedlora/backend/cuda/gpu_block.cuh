@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The thin layer on a GPU: each member is one instruction or two (PTX ISA 8.0, sm_80 and newer). With
-// FEDLORA_CUDA_COMPILED kernels are compiled elsewhere, once (cmake/cuda_kernels/): `launch` is declared alone, and any
-// compiler reads the rest.
+// FEDLORA_CUDA_COMPILED kernels are compiled elsewhere, once: `launch` is declared alone, and any compiler reads the rest.
 #pragma once
 
 #include "fedlora/backend/cuda/fragment.cuh"
@@ -197,7 +196,7 @@ template <class Kernel>
 void launch(Stream stream, Grid grid, const Kernel& kernel);
 #else
 template <class Kernel>
-[[gnu::used, gnu::noinline]] void launch(Stream stream, Grid grid, const Kernel& kernel) {  // for other files too
+[[gnu::used, gnu::noinline]] void launch(Stream stream, Grid grid, const Kernel& kernel) {  // kept for files that only declare it
   launch_own(stream, grid, kernel);
 }
 #endif

@@ -312,7 +312,7 @@ template <class Kernel>
 void launch(Stream stream, Grid grid, const Kernel& kernel);
 #else
 template <class Kernel>
-[[gnu::used, gnu::noinline]] void launch(Stream stream, Grid grid, const Kernel& kernel) {  // for other files too
+[[gnu::used, gnu::noinline]] void launch(Stream stream, Grid grid, const Kernel& kernel) {  // kept for files that only declare it
   launch_own(stream, grid, kernel);
 }
 #endif

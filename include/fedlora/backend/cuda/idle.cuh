@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a CUDA backend keeps from one call to the next: the kits that its runners are made of, and what it has counted.
+// What a CUDA backend keeps from one call to the next: the resources that its runners are made of, and what it has
+// counted.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +19,8 @@ namespace fedlora::cuda {
 
 /// What has happened on a backend since it was made.
 struct Counts {
-  std::int64_t runners_made = 0;      ///< each with a stream, pinned memory and cuBLAS handles; others were made before
+  std::int64_t runners_made =
+      0;  ///< each with a stream, pinned memory and cuBLAS handles; not those made of kept parts
   std::int64_t trainees_made = 0;     ///< each with a graph and the buffers of a client in training
   std::int64_t graphs_launched = 0;   ///< training steps that ran as graphs
   std::int64_t graphs_made = 0;       ///< of them, those that needed a new executable graph
@@ -44,55 +46,55 @@ class Tally {
 };
 
 /// What one runner is made of, apart from its type.
-class Kit {
+class KeptResources {
  public:
-  Kit() = default;
-  Kit(const Kit&) = delete;
-  Kit& operator=(const Kit&) = delete;
-  virtual ~Kit() = default;
+  KeptResources() = default;
+  KeptResources(const KeptResources&) = delete;
+  KeptResources& operator=(const KeptResources&) = delete;
+  virtual ~KeptResources() = default;
 };
 
-/// Kits that wait for their next runner. There are never more than runners have been at work at the same time. Any
+/// Resources that wait for their next runner. There are never more than runners have been at work at the same time. Any
 /// thread may call it at any time.
-class IdleKits {
+class IdleResources {
  public:
   /// The one that was kept last, whose memory is warm; null if there is none of this type.
   template <class K>
   std::unique_ptr<K> take() {
     const std::lock_guard lock(mutex_);
-    for (auto at = kits_.rbegin(); at != kits_.rend(); ++at) {
+    for (auto at = resources_.rbegin(); at != resources_.rend(); ++at) {
       if (dynamic_cast<K*>(at->get()) == nullptr) continue;
       std::unique_ptr<K> taken(static_cast<K*>(at->release()));
-      kits_.erase(std::next(at).base());
+      resources_.erase(std::next(at).base());
       return taken;
     }
     return nullptr;
   }
 
-  void keep(std::unique_ptr<Kit> kit) {
+  void keep(std::unique_ptr<KeptResources> resources) {
     const std::lock_guard lock(mutex_);
-    kits_.push_back(std::move(kit));
+    resources_.push_back(std::move(resources));
   }
 
   /// Ends all of them. \pre their device is the current one
   void clear() {
-    std::vector<std::unique_ptr<Kit>> ending;
+    std::vector<std::unique_ptr<KeptResources>> ending;
     {
       const std::lock_guard lock(mutex_);
-      ending.swap(kits_);
+      ending.swap(resources_);
     }
   }
 
   /// Forgets all of them and ends none, for when their device is out of reach.
   void abandon() noexcept {
     const std::lock_guard lock(mutex_);
-    for (auto& kit : kits_) static_cast<void>(kit.release());
-    kits_.clear();
+    for (auto& resources : resources_) static_cast<void>(resources.release());
+    resources_.clear();
   }
 
  private:
   std::mutex mutex_;
-  std::vector<std::unique_ptr<Kit>> kits_;
+  std::vector<std::unique_ptr<KeptResources>> resources_;
 };
 
 }  // namespace fedlora::cuda

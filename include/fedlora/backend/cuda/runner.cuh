@@ -18,12 +18,12 @@
 #include "fedlora/backend/cuda/blas.cuh"
 #include "fedlora/backend/cuda/context.cuh"
 #include "fedlora/backend/cuda/idle.cuh"
-#include "fedlora/backend/cuda/kit.cuh"
 #include "fedlora/backend/cuda/linear.cuh"
 #include "fedlora/backend/cuda/loss.cuh"
 #include "fedlora/backend/cuda/norm.cuh"
 #include "fedlora/backend/cuda/optimizer_state.cuh"
 #include "fedlora/backend/cuda/pointwise.cuh"
+#include "fedlora/backend/cuda/resources.cuh"
 #include "fedlora/backend/cuda/rows.cuh"
 #include "fedlora/backend/cuda/staging.cuh"
 #include "fedlora/backend/frozen_matrix.hpp"
@@ -46,7 +46,7 @@ class Runner {
   /// Its own stream, or the caller's. Made of what an earlier runner of the backend has left, where there is such a
   /// thing; its bits do not depend on it. \throws CudaError
   template <class Backend>
-  explicit Runner(const Backend& backend) : context_(backend.context()), kit_(kit_for(*context_)) {
+  explicit Runner(const Backend& backend) : context_(backend.context()), resources_(resources_for(*context_)) {
     set_loss(own_loss());
   }
   Runner(const Runner&) = delete;
@@ -56,14 +56,14 @@ class Runner {
   ~Runner() {
     try {
       context_->use();
-      if (kit_->rest() && !context_->options.stream) context_->idle->keep(std::move(kit_));
-    } catch (const std::exception&) {  // the kit ends here
+      if (resources_->quiesce() && !context_->options.stream) context_->idle->keep(std::move(resources_));
+    } catch (const std::exception&) {  // the resources end here
     }
   }
 
   using Trainee = cuda::Trainee<T>;
 
-  Stream stream() const { return kit_->stream.get(); }
+  Stream stream() const { return resources_->stream.get(); }
   const Context& context() const { return *context_; }
 
   // --- memory --------------------------------------------------------------------------------------------------------
@@ -111,30 +111,30 @@ class Runner {
 
   /// On the device, rounded to T, until the next call. Waits for the copy.
   std::span<const T> parameters(std::span<const float> values) {
-    grow(kit_->parameters, values.size() * sizeof(float), "an adapter's parameters");
-    upload<float>(values, kit_->parameters.template as<float>(), stream());
+    grow(resources_->parameters, values.size() * sizeof(float), "an adapter's parameters");
+    upload<float>(values, resources_->parameters.template as<float>(), stream());
     if constexpr (std::is_same_v<T, float>) {
-      return {kit_->parameters.template as<float>(), values.size()};
+      return {resources_->parameters.template as<float>(), values.size()};
     } else {
-      grow(kit_->rounded, values.size() * sizeof(T), "an adapter's rounded parameters");
-      convert(kit_->parameters.template as<float>(), kit_->rounded.template as<T>(), static_cast<Index>(values.size()),
-              stream());
-      return {kit_->rounded.template as<T>(), values.size()};
+      grow(resources_->rounded, values.size() * sizeof(T), "an adapter's rounded parameters");
+      convert(resources_->parameters.template as<float>(), resources_->rounded.template as<T>(),
+              static_cast<Index>(values.size()), stream());
+      return {resources_->rounded.template as<T>(), values.size()};
     }
   }
 
   /// Zeros on the device, and no loss yet.
   std::span<float> open_gradient(std::span<float> gradient) {
-    grow(kit_->gradient, gradient.size_bytes(), "an adapter's gradient");
-    detail::set_zero(kit_->gradient.data(), gradient.size_bytes(), stream());
+    grow(resources_->gradient, gradient.size_bytes(), "an adapter's gradient");
+    detail::set_zero(resources_->gradient.data(), gradient.size_bytes(), stream());
     loss_state_ = nullptr;
     set_loss(own_loss());
-    return {kit_->gradient.template as<float>(), gradient.size()};
+    return {resources_->gradient.template as<float>(), gradient.size()};
   }
   /// Adds them, with the loss scale taken out again. Waits for all that was queued. \throws CudaError
   void close_gradient(std::span<float> gradient) {
     download_.resize(gradient.size());
-    cuda::download(kit_->gradient.template as<float>(), download_, stream());
+    cuda::download(resources_->gradient.template as<float>(), download_, stream());
     constexpr float unscale = static_cast<float>(1.0 / default_loss_scaling<T>.initial);
     for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] += download_[i] * unscale;
   }
@@ -244,8 +244,8 @@ class Runner {
   /// Waits for the copies.
   void set_rotary(Index positions, const std::vector<float>& cosines, const std::vector<float>& sines) {
     const Index half = static_cast<Index>(cosines.size()) / positions;
-    grow(kit_->rotary, 2 * cosines.size() * sizeof(float), "rotary tables");
-    float* const values = kit_->rotary.template as<float>();
+    grow(resources_->rotary, 2 * cosines.size() * sizeof(float), "rotary tables");
+    float* const values = resources_->rotary.template as<float>();
     upload<float>(cosines, values, stream());
     upload<float>(sines, values + cosines.size(), stream());
     cosines_ = {values, positions, half};
@@ -295,14 +295,14 @@ class Runner {
  private:
   friend class cuda::Trainee<T>;
 
-  using Kit = RunnerKit<T>;
+  using Resources = RunnerResources<T>;
 
-  static std::unique_ptr<Kit> kit_for(const Context& context) {
+  static std::unique_ptr<Resources> resources_for(const Context& context) {
     context.use();
-    if (auto kit = context.idle->template take<Kit>()) return kit;
-    auto kit = std::make_unique<Kit>(context);
+    if (auto resources = context.idle->template take<Resources>()) return resources;
+    auto resources = std::make_unique<Resources>(context);
     context.tally.add(&Counts::runners_made);
-    return kit;
+    return resources;
   }
 
   FloatMath math() const { return context_->options.math; }
@@ -318,8 +318,8 @@ class Runner {
   }
 
   double* own_loss() {
-    grow(kit_->own_loss, sizeof(double), "a loss");
-    return kit_->own_loss.template as<double>();
+    grow(resources_->own_loss, sizeof(double), "a loss");
+    return resources_->own_loss.template as<double>();
   }
 
   void set_loss(double* loss) {
@@ -328,11 +328,11 @@ class Runner {
   }
 
   std::shared_ptr<const Context> context_;
-  std::unique_ptr<Kit> kit_;  ///< never null before the end
-  Arena& arena_ = kit_->arena;
-  Staging& staging_ = kit_->staging;
-  Blas& blas_ = kit_->blas;
-  Linear<T>& linear_ = kit_->linear;
+  std::unique_ptr<Resources> resources_;  ///< never null before the end
+  Arena& arena_ = resources_->arena;
+  Staging& staging_ = resources_->staging;
+  Blas& blas_ = resources_->blas;
+  Linear<T>& linear_ = resources_->linear;
   BatchRows batch_;
   MatrixView<const float> cosines_, sines_;
   double* loss_ = nullptr;

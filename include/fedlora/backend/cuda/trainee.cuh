@@ -16,11 +16,11 @@
 
 #include "fedlora/backend/cuda/graph.cuh"
 #include "fedlora/backend/cuda/idle.cuh"
-#include "fedlora/backend/cuda/kit.cuh"
 #include "fedlora/backend/cuda/memory.cuh"
 #include "fedlora/backend/cuda/optimizer.cuh"
 #include "fedlora/backend/cuda/optimizer_state.cuh"
 #include "fedlora/backend/cuda/pointwise.cuh"
+#include "fedlora/backend/cuda/resources.cuh"
 #include "fedlora/backend/cuda/runner.cuh"
 #include "fedlora/backend/optimizer_step.hpp"
 #include "fedlora/core/shape.hpp"
@@ -40,8 +40,8 @@ struct StepOutcome {
 /// The adapter of one client after another, on one runner, which must outlive it.
 ///
 ///   trainee.begin(values, moments, steps_done, steps, clip_norm, mu);
-///   for each step:  trainee.run(step, captured, [&] { …forward, backward…; trainee.update(optimizer step); });
-///   outcomes = trainee.finish(values, moments);
+///   for each step:  trainee.run(step, rows, sequences, [&] { …forward, backward…; trainee.update(optimizer step); });
+///   outcomes = trainee.finish(values, moments, steps_done);
 ///
 /// `Half` is trained with a dynamic loss scale (LossScaling), which begins anew for each client, so that its bits do
 /// not depend on what ran before; steps whose gradient overflows are skipped. Sums have a fixed order; two runs on one
@@ -49,17 +49,17 @@ struct StepOutcome {
 template <class T>
 class Trainee {
  public:
-  explicit Trainee(Runner<T>& run) : run_(run), kit_(std::move(run.kit_->trainee)) {
-    if (kit_) return;
-    kit_ = std::make_unique<TraineeKit>();
+  explicit Trainee(Runner<T>& run) : run_(run), resources_(std::move(run.resources_->trainee)) {
+    if (resources_) return;
+    resources_ = std::make_unique<TraineeResources>();
     run.context().tally.add(&Counts::trainees_made);
   }
   Trainee(const Trainee&) = delete;
   Trainee& operator=(const Trainee&) = delete;
   /// Leaves what it was made of to the runner's next one.
   ~Trainee() {
-    kit_->graph.abandon();
-    run_.kit_->trainee = std::move(kit_);
+    resources_->graph.abandon();
+    run_.resources_->trainee = std::move(resources_);
   }
 
   /// Whether a skipped step is the loss scale's affair, and not the end of training.
@@ -70,41 +70,42 @@ class Trainee {
   void begin(std::span<const float> values, std::span<const std::vector<float>* const> moments, Index steps_done,
              Index steps, double clip_norm, double mu) {
     size_ = static_cast<Index>(values.size());
-    if (std::exchange(kit_->size, size_) != size_) kit_->largest_rows = kit_->most_sequences = 0;
-    grow(kit_->weights, values.size_bytes(), "an adapter's parameters");
-    grow(kit_->gradient, values.size_bytes(), "an adapter's gradient");
-    upload<float>(values, kit_->weights.as<float>(), stream());
+    if (std::exchange(resources_->size, size_) != size_) resources_->largest_rows = resources_->most_sequences = 0;
+    grow(resources_->weights, values.size_bytes(), "an adapter's parameters");
+    grow(resources_->gradient, values.size_bytes(), "an adapter's gradient");
+    upload<float>(values, resources_->weights.as<float>(), stream());
     arrays_ = {};
-    arrays_.weights = kit_->weights.as<float>();
-    arrays_.gradient = kit_->gradient.as<float>();
+    arrays_.weights = resources_->weights.as<float>();
+    arrays_.gradient = resources_->gradient.as<float>();
     arrays_.clip_norm = clip_norm;
     arrays_.mu = mu;
     if constexpr (!std::is_same_v<T, float>) {
-      grow(kit_->rounded, values.size() * sizeof(T), "an adapter's rounded parameters");
-      arrays_.shadow = kit_->rounded.as<T>();
+      grow(resources_->rounded, values.size() * sizeof(T), "an adapter's rounded parameters");
+      arrays_.shadow = resources_->rounded.as<T>();
       convert(arrays_.weights, arrays_.shadow, size_, stream());
     }
     if (mu > 0) {
-      grow(kit_->start, values.size_bytes(), "an adapter's parameters at the start");
-      detail::copy(detail::Copy::on_device, kit_->start.data(), kit_->weights.data(), values.size_bytes(), stream());
-      arrays_.start = kit_->start.as<float>();
+      grow(resources_->start, values.size_bytes(), "an adapter's parameters at the start");
+      detail::copy(detail::Copy::on_device, resources_->start.data(), resources_->weights.data(), values.size_bytes(),
+                   stream());
+      arrays_.start = resources_->start.as<float>();
     }
-    for (std::size_t i = 0; i < std::size(kit_->moments); ++i) {
+    for (std::size_t i = 0; i < std::size(resources_->moments); ++i) {
       if (i >= moments.size()) continue;
-      grow(kit_->moments[i], values.size_bytes(), "an optimizer's moments");
+      grow(resources_->moments[i], values.size_bytes(), "an optimizer's moments");
       if (moments[i]->empty())
-        detail::set_zero(kit_->moments[i].data(), values.size_bytes(), stream());
+        detail::set_zero(resources_->moments[i].data(), values.size_bytes(), stream());
       else
-        upload<float>(*moments[i], kit_->moments[i].template as<float>(), stream());
+        upload<float>(*moments[i], resources_->moments[i].template as<float>(), stream());
     }
-    grow(kit_->states, sizeof(StepState) * static_cast<std::size_t>(steps + 1), "the state of steps");
+    grow(resources_->states, sizeof(StepState) * static_cast<std::size_t>(steps + 1), "the state of steps");
     StepState state;
     state.loss_scale = default_loss_scaling<T>.initial;
     state.steps_done = steps_done;
-    upload<StepState>(std::span<const StepState>(&state, 1), kit_->states.as<StepState>(), stream());
-    grow(kit_->losses, sizeof(double) * static_cast<std::size_t>(steps), "the losses of steps");
-    detail::set_zero(kit_->losses.data(), sizeof(double) * static_cast<std::size_t>(steps), stream());
-    grow(kit_->partials, gradient_norm_workspace(StepSegments::whole(size_)), "a gradient's norm");
+    upload<StepState>(std::span<const StepState>(&state, 1), resources_->states.as<StepState>(), stream());
+    grow(resources_->losses, sizeof(double) * static_cast<std::size_t>(steps), "the losses of steps");
+    detail::set_zero(resources_->losses.data(), sizeof(double) * static_cast<std::size_t>(steps), stream());
+    grow(resources_->partials, gradient_norm_workspace(StepSegments::whole(size_)), "a gradient's norm");
     steps_ = steps;
   }
 
@@ -117,7 +118,7 @@ class Trainee {
   }
 
   /// Where operations add to.
-  std::span<float> gradient() const { return {kit_->gradient.as<float>(), static_cast<std::size_t>(size_)}; }
+  std::span<float> gradient() const { return {resources_->gradient.as<float>(), static_cast<std::size_t>(size_)}; }
 
   /// Captures that fail one after another before a runner tries no more: what a library refuses once it will mostly
   /// refuse again, and each try costs the host a step. A capture that succeeds begins the count anew, and so does
@@ -132,23 +133,24 @@ class Trainee {
   /// part
   template <class Body>
   void run(Index step, Index rows, Index sequences, Body&& body) {
-    const bool seen = rows <= kit_->largest_rows && sequences <= kit_->most_sequences;
+    const bool seen = rows <= resources_->largest_rows && sequences <= resources_->most_sequences;
     const auto whole = [&] {
       begin_step(step);
       body();
     };
     bool tried = false;
     std::optional<std::string> failure;
-    if (seen && kit_->failures < most_failures && run_.context().options.graphs && detail::can_capture(stream())) {
+    if (seen && resources_->failures < most_failures && run_.context().options.graphs &&
+        detail::can_capture(stream())) {
       tried = true;
       if (launched_as_graph(step, whole, failure)) return;
     }
     whole();
-    kit_->largest_rows = std::max(kit_->largest_rows, rows);
-    kit_->most_sequences = std::max(kit_->most_sequences, sequences);
+    resources_->largest_rows = std::max(resources_->largest_rows, rows);
+    resources_->most_sequences = std::max(resources_->most_sequences, sequences);
     if (tried && !failure) run_.context().tally.add(&Counts::captures_refused);
     if (!failure) return;
-    ++kit_->failures;
+    ++resources_->failures;
     run_.context().capture_failed(*failure);  // after the step: an error that is the step's own has come through
   }
 
@@ -156,20 +158,20 @@ class Trainee {
   /// micro-batch, then `update`.
   void begin_step(Index step) {
     step_ = step;
-    detail::set_zero(kit_->gradient.data(), static_cast<std::size_t>(size_) * sizeof(float), stream());
-    detail::set_zero(kit_->losses.as<double>() + step, sizeof(double), stream());
-    run_.send_losses_to(kit_->losses.as<double>() + step, kit_->states.as<StepState>());
+    detail::set_zero(resources_->gradient.data(), static_cast<std::size_t>(size_) * sizeof(float), stream());
+    detail::set_zero(resources_->losses.as<double>() + step, sizeof(double), stream());
+    run_.send_losses_to(resources_->losses.as<double>() + step, resources_->states.as<StepState>());
   }
 
   void update(const AdamWStep& step) {
     with_norm([&](const StepSegments& whole, StepState* state) {
-      adamw_step<T>(step, arrays_, kit_->moments[0].template as<float>(), kit_->moments[1].template as<float>(), whole,
-                    state, stream());
+      adamw_step<T>(step, arrays_, resources_->moments[0].template as<float>(),
+                    resources_->moments[1].template as<float>(), whole, state, stream());
     });
   }
   void update(const SgdStep& step) {
     with_norm([&](const StepSegments& whole, StepState* state) {
-      sgd_step<T>(step, arrays_, kit_->moments[0].template as<float>(), whole, state, stream());
+      sgd_step<T>(step, arrays_, resources_->moments[0].template as<float>(), whole, state, stream());
     });
   }
 
@@ -178,15 +180,15 @@ class Trainee {
   std::vector<StepOutcome> finish(std::span<float> values, std::span<std::vector<float>* const> moments,
                                   Index& steps_done) {
     run_.send_losses_to(nullptr, nullptr);
-    download(kit_->weights.as<float>(), values, stream());
+    download(resources_->weights.as<float>(), values, stream());
     for (std::size_t i = 0; i < moments.size(); ++i) {
       moments[i]->resize(values.size());
-      download(kit_->moments[i].template as<float>(), std::span<float>(*moments[i]), stream());
+      download(resources_->moments[i].template as<float>(), std::span<float>(*moments[i]), stream());
     }
     std::vector<double> losses(static_cast<std::size_t>(steps_));
     std::vector<StepState> states(losses.size() + 1);
-    download(kit_->losses.as<double>(), std::span<double>(losses), stream());
-    download(kit_->states.as<StepState>(), std::span<StepState>(states), stream());
+    download(resources_->losses.as<double>(), std::span<double>(losses), stream());
+    download(resources_->states.as<StepState>(), std::span<StepState>(states), stream());
     steps_done = states[0].steps_done;
     std::vector<StepOutcome> outcomes(losses.size());
     for (std::size_t i = 0; i < losses.size(); ++i)
@@ -201,7 +203,7 @@ class Trainee {
   /// that must grow is no failure.
   template <class Step>
   bool launched_as_graph(Index step, Step&& whole, std::optional<std::string>& failure) {
-    StepGraph& graph = kit_->graph;
+    StepGraph& graph = resources_->graph;
     Tally& tally = run_.context().tally;
     const std::int64_t made = graph.instantiations();
     try {
@@ -209,7 +211,7 @@ class Trainee {
       graph.run(stream(), whole);
       tally.add(&Counts::graphs_launched);
       tally.add(&Counts::graphs_made, graph.instantiations() - made);
-      kit_->failures = 0;
+      resources_->failures = 0;
       return true;
     } catch (const detail::CaptureRefused&) {
       // Fewer sequences can need more memory: a language model has more rows of logits then.
@@ -226,7 +228,7 @@ class Trainee {
   /// all is written anew, and adapter and moments change after it. Waits. \throws CudaError if the device has failed
   bool has_begun(Index step) {
     double loss = 0;
-    download(kit_->losses.template as<double>() + step, std::span(&loss, 1), stream());
+    download(resources_->losses.template as<double>() + step, std::span(&loss, 1), stream());
     return loss != 0;
   }
 
@@ -237,15 +239,15 @@ class Trainee {
   template <class Step>
   void with_norm(Step&& step) {
     const StepSegments whole = StepSegments::whole(size_);
-    auto* const state = kit_->states.as<StepState>();
-    gradient_norm<T>(arrays_, whole, state, kit_->partials.bytes(), stream());
+    auto* const state = resources_->states.as<StepState>();
+    gradient_norm<T>(arrays_, whole, state, resources_->partials.bytes(), stream());
     step(whole, state);
     update_scale(default_loss_scaling<T>, whole, state, stream());
     record_step(state, state + 1 + step_, stream());
   }
 
   Runner<T>& run_;
-  std::unique_ptr<TraineeKit> kit_;
+  std::unique_ptr<TraineeResources> resources_;
   Index size_ = 0;
   Index steps_ = 0;
   Index step_ = 0;

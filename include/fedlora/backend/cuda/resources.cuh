@@ -20,7 +20,7 @@
 namespace fedlora::cuda {
 
 /// What a Trainee keeps on the device, for one client after another, and what it has learnt of captures.
-struct TraineeKit {
+struct TraineeResources {
   StepGraph graph;
   DeviceBuffer weights, gradient, rounded, start, moments[2], losses, partials;
   DeviceBuffer states;     ///< the state now, then the state after each step
@@ -32,9 +32,9 @@ struct TraineeKit {
 
 /// What a Runner works with. What is in its memory means nothing to the next runner: their bits do not depend on it.
 template <class T>
-struct RunnerKit : Kit {
+struct RunnerResources : KeptResources {
   /// \throws CudaError
-  explicit RunnerKit(const Context& context)
+  explicit RunnerResources(const Context& context)
       : stream(context.options),
         arena(context.memory, stream.get(), "a worker's matrices"),
         staging(context.memory, stream.get()),
@@ -43,7 +43,7 @@ struct RunnerKit : Kit {
 
   /// Waits for all that was queued, and forgets what was taken; whether the next runner may have it: on the host not
   /// where memory is damaged. \throws CudaError for what went wrong in the stream, or if it is being captured
-  bool rest() {
+  bool quiesce() {
     synchronize(stream.get());
     staging.reset();
     return arena.forget();
@@ -55,7 +55,7 @@ struct RunnerKit : Kit {
   Blas blas;
   Linear<T> linear;
   DeviceBuffer parameters, rounded, gradient, own_loss, rotary;
-  std::unique_ptr<TraineeKit> trainee;  ///< unless a Trainee has it
+  std::unique_ptr<TraineeResources> trainee;  ///< unless a Trainee has it
 };
 
 }  // namespace fedlora::cuda
