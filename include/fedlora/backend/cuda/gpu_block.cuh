@@ -187,6 +187,13 @@ void launch_own(Stream stream, Grid grid, const Kernel& kernel) {
   detail::check(cudaGetLastError(), "kernel launch");
 }
 
+#else
+
+template <class Kernel>
+void launch_own(Stream, Grid, const Kernel&) {
+  static_assert(sizeof(Kernel) == 0, "a kernel that is compiled here needs nvcc");
+}
+
 #endif
 
 /// Runs the kernel on every block of the grid, after whatever the stream holds already. Returns before it has run; an
