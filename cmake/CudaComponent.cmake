@@ -15,13 +15,18 @@ else()
 endif()
 list(JOIN fedlora_cuda_missing ", " fedlora_cuda_missing)
 
-# What links fedlora::cuda has files in the language CUDA, which it enables for itself, with architectures of its choice.
-function(fedlora_describe_cuda target)
-  # The runtime comes with the language (CMAKE_CUDA_RUNTIME_LIBRARY): two in one program would know nothing of each other.
-  target_link_libraries(${target} INTERFACE fedlora::fedlora CUDA::toolkit CUDA::cublas CUDA::cublasLt)
+# How files in the language CUDA are compiled.
+function(fedlora_compile_cuda target)
   # Not the feature cuda_std_20, which CMake 3.25 does not know of newer toolkits.
   target_compile_options(${target} INTERFACE
     $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<STREQUAL:$<TARGET_PROPERTY:CUDA_STANDARD>,>>:-std=c++20>)
   # Eigen would mark its functions for the device, and nvcc then warns of what they call.
   target_compile_definitions(${target} INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:EIGEN_NO_CUDA>)
+endfunction()
+
+# What links fedlora::cuda has files in the language CUDA, which it enables for itself, with architectures of its choice.
+function(fedlora_describe_cuda target)
+  # The runtime comes with the language (CMAKE_CUDA_RUNTIME_LIBRARY): two in one program would know nothing of each other.
+  target_link_libraries(${target} INTERFACE fedlora::fedlora CUDA::toolkit CUDA::cublas CUDA::cublasLt)
+  fedlora_compile_cuda(${target})
 endfunction()

@@ -37,6 +37,7 @@ else()
 endif()
 
 add_library(fedlora_cuda_programs INTERFACE)
+fedlora_compile_cuda(fedlora_cuda_programs)
 target_compile_definitions(fedlora_cuda_programs INTERFACE FEDLORA_CUDA_COMPILED)
 target_compile_options(fedlora_cuda_programs INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-shadow>) # CUDA's headers name a type `half`
 target_link_libraries(fedlora_cuda_programs INTERFACE fedlora_cuda_kernels fedlora::fedlora CUDA::toolkit)
