@@ -11,7 +11,7 @@ for group in "$@"; do
     programs) ;;
     tests) packages="$packages doctest-dev" ;;
     benchmarks) packages="$packages libbenchmark-dev" ;;
-    checks) packages="$packages doctest-dev libbenchmark-dev clang libclang-rt-14-dev ccache python3 python3-pip" ;;
+    checks) packages="$packages doctest-dev libbenchmark-dev clang libclang-rt-14-dev ccache python3 python3-pip xz-utils" ;;
     *) echo "install-packages.sh: unknown group $group" >&2; exit 2 ;;
   esac
 done

@@ -29,4 +29,8 @@ fi
 usual='^ptxas info  *:|^    *[0-9]* bytes stack frame,'
 grep -Ev "$usual" "$said" >&2
 grep -E "$usual" "$said" >"$said.out"
-mv "$said.out" "$report"
+if [ $? -gt 1 ] || ! mv "$said.out" "$report"; then
+  echo "keep_ptxas_report.sh: cannot write $report" >&2
+  rm -f "$object"
+  exit 1
+fi

@@ -72,7 +72,8 @@ build=$(cd "$build" && pwd)
 { : >"$out/table.new" && rm "$out/table.new"; } || die "cannot write to $out"
 work=$(mktemp -d) || exit 1
 running= # the process that `within` waits for
-trap '[ -z "$running" ] || kill "$running" 2>/dev/null; rm -rf "$work"' EXIT
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null; reap; rm -rf "$work"' EXIT
+reap() { :; } # until there is something to end
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 for tool in timeout awk sed tail xargs find; do command -v $tool >/dev/null || die "no $tool"; done
@@ -100,7 +101,7 @@ if command -v nvidia-smi >/dev/null 2>&1; then
 fi
 nvcc=${CUDACXX:-$(command -v nvcc || true)}
 toolkit=none
-[ -z "$nvcc" ] || toolkit=$("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\), V\([0-9.]*\).*/\2/p')
+[ -z "$nvcc" ] || toolkit=$(timeout 10 "$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\), V\([0-9.]*\).*/\2/p')
 cores=$(nproc 2>/dev/null || echo 2)
 if [ -z "$jobs" ]; then
   jobs=$cores
@@ -113,6 +114,17 @@ beside=8 # processes that share the GPU
 
 programs='fedlora-gpu-smoke fedlora_gpu_tests fedlora_gpu_kernel_tests fedlora-bench-ceilings-cuda fedlora-bench-lora-cuda
   fedlora-bench-step-cuda fedlora-federation'
+# unpacked NAME: NAME.tar.xz of what is prepared, in $build/NAME; what is there already and is the same stays.
+unpacked() {
+  sum=$(cksum <"$prepared/$1.tar.xz") || return 1
+  [ "$(cat "$build/$1/cksum" 2>/dev/null)" != "$sum" ] || return 0
+  rm -rf "$build/$1" "$build/$1.new"
+  mkdir "$build/$1.new" || return 1
+  if command -v xz >/dev/null; then xz -dc <"$prepared/$1.tar.xz"; else
+    LD_LIBRARY_PATH=$prepared/xz "$prepared/xz/xz" -dc <"$prepared/$1.tar.xz"
+  fi >"$build/$1.new/tar" && tar -C "$build/$1.new" -xf "$build/$1.new/tar" && echo "$sum" >"$build/$1.new/$1/cksum" &&
+    mv "$build/$1.new/$1" "$build/$1" && rm -r "$build/$1.new" || { echo "cannot unpack $prepared/$1.tar.xz into $build"; return 1; }
+}
 # Where they are: built here, else the kit's.
 bin=$build/bin
 if commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null); then
@@ -120,19 +132,15 @@ if commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null); then
 else
   commit=$(cat "$prepared/commit" 2>/dev/null || echo unknown)
 fi
-if [ ! -x "$bin/fedlora-gpu-smoke" ] && [ -e "$prepared/kit.tar.gz" ]; then
-  if [ ! -e "$build/kit" ] || [ -n "$(find "$prepared/kit.tar.gz" -newer "$build/kit")" ]; then
-    rm -rf "$build/kit"
-    tar -C "$build" -xzf "$prepared/kit.tar.gz" || die "cannot unpack $prepared/kit.tar.gz into $build"
-    touch "$build/kit"
-  fi
+if [ ! -x "$bin/fedlora-gpu-smoke" ] && [ -e "$prepared/kit.tar.xz" ]; then
+  said=$(unpacked kit) || die "$said"
   bin=$build/kit/bin
   commit=$(cat "$prepared/commit" 2>/dev/null || echo unknown)
 fi
 # Programs of the kit open cuBLAS themselves: the toolkit's, else the one that PyTorch brings; of the runtime's major version.
 major=$(ls "$build"/kit/lib/libcudart.so.* 2>/dev/null | sed -n '1s/.*libcudart\.so\.\([0-9]*\).*/\1/p')
 if [ ! -e "/usr/local/cuda/lib64/libcublas.so.${major:-13}" ] && command -v "$python" >/dev/null; then
-  theirs=$("$python" -c 'import glob, sys, sysconfig
+  theirs=$(timeout 10 "$python" -c 'import glob, sys, sysconfig
 where = sysconfig.get_paths()["purelib"] + "/nvidia/*/lib/libcublas.so." + sys.argv[1]
 print(*(path.rpartition("/")[0] for path in glob.glob(where)[:1]))' "${major:-13}" 2>/dev/null)
   [ -z "$theirs" ] || LD_LIBRARY_PATH=$theirs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
@@ -175,25 +183,43 @@ need_program() {
 # for so many seconds. What it says is in FOLDER/NAME.log, its status in FOLDER/NAME.rc; NAME is the line with _ for what is not a
 # letter, digit, dot or dash. Whatever has no .rc was not begun.
 cat >"$work/one.sh" <<'END'
-folder=$1 seconds=$2 name=$(printf '%s' "$3" | tr -c 'A-Za-z0-9.-' _)
-shift 3
+until=$1 folder=$2 seconds=$3 name=$(printf '%s' "$4" | tr -c 'A-Za-z0-9.-' _)
+shift 4
+left=$((until - $(date +%s)))
+[ "$seconds" -le "$left" ] || seconds=$left
+[ "$seconds" -gt 0 ] || exit 0
 printf '$ %s\n' "$*" >"$folder/$name.log"
-timeout -k 3 "$seconds" "$@" >>"$folder/$name.log" 2>&1
-status=$?
+timeout -k 3 "$seconds" "$@" >>"$folder/$name.log" 2>&1 & # a group of its own, which `reap` knows
+echo $! >"$folder/$name.pid"
+status=0
+wait $! || status=$?
+rm -f "$folder/$name.pid"
 echo "$status" >"$folder/$name.rc"
 END
+# reap: ends what side_by_side has begun and not ended.
+reap() {
+  find "$out" -name '*.pid' 2>/dev/null | while read -r file; do
+    group=$(cat "$file" 2>/dev/null) && [ -n "$group" ] && kill -s KILL -- "-$group" 2>/dev/null
+    rm -f "$file"
+  done
+}
 side_by_side() {
   count=$1 each=$2 folder=$3
   shift 3
   mkdir -p "$folder"
+  rm -f "$folder"/*.log "$folder"/*.rc
   cat >"$work/lines"
   # shellcheck disable=SC2016  # the inner shell expands
   within 900 sh -c 'lines=$1; shift; exec xargs -d "\n" -P "$@" <"$lines"' sh "$work/lines" \
-    "$count" -I '{}' sh "$work/one.sh" "$folder" "$each" '{}' "$@"
+    "$count" -I '{}' sh "$work/one.sh" "$deadline" "$folder" "$each" '{}' "$@"
+  reap
   cat "$folder"/*.log 2>/dev/null
 }
 name_of() { printf '%s' "$1" | tr -c 'A-Za-z0-9.-' _; }
-status_of() { cat "$1/$(name_of "$2").rc" 2>/dev/null || echo none; }
+status_of() { # of a line that side_by_side has read
+  found=$(cat "$1/$(name_of "$2").rc" 2>/dev/null)
+  if [ -n "$found" ]; then echo "$found"; elif [ -e "$1/$(name_of "$2").log" ]; then echo 124; else echo none; fi
+}
 why() { # STATUS: of a program that gave no result
   case $1 in
     none) printf 'not begun in its time' ;;
@@ -208,8 +234,10 @@ summary_of() {
   assertions=$(sed -n 's/.*assertions: *\([0-9]*\) .*/\1/p' "$1" | tail -n 1)
   if [ -z "$cases" ]; then
     why "$2"
-  elif [ "${cases##* }" -ne 0 ] || [ "$2" -ne 0 ]; then
+  elif [ "${cases##* }" -ne 0 ]; then
     printf '%s of %s test cases failed' "${cases##* }" "${cases%% *}"
+  elif [ "$2" -ne 0 ]; then
+    printf 'ended with status %s after %s test cases' "$2" "${cases%% *}"
   elif [ "${cases%% *}" -eq 0 ]; then
     printf 'no such test case'
   else
@@ -222,7 +250,7 @@ again() { printf '%s\n' "$*" >>"$work/again"; } # what the next --second begins 
 stage_start() {
   uname -a
   free -m 2>/dev/null
-  [ -z "$gpu" ] || nvidia-smi
+  [ -z "$gpu" ] || within 5 nvidia-smi
   row machine "${gpu:-no NVIDIA GPU}, $cores processors, $(awk '/^MemTotal/ { printf "%d GiB", $2 / 1048576 }' /proc/meminfo)"
   cannot=
   for program in $programs; do
@@ -233,7 +261,7 @@ stage_start() {
     cat "$work/said"
     [ "$status" -ne 0 ] || continue
     cannot=yes
-    ldd "$bin/$program"
+    timeout 5 ldd "$bin/$program"
     failed "$program" "cannot start (status $status): $(tail -n 1 "$work/said")"
   done
   if [ -n "$cannot" ] && [ "$bin" != "$build/bin" ]; then
@@ -255,15 +283,11 @@ configured() {
   generator=Ninja
   command -v ninja >/dev/null || generator='Unix Makefiles'
   prefix=
-  if [ -e "$prepared/libraries.tar.gz" ]; then
-    if [ ! -e "$build/libraries" ] || [ -n "$(find "$prepared/libraries.tar.gz" -newer "$build/libraries")" ]; then
-      rm -rf "$build/libraries"
-      tar -C "$build" -xzf "$prepared/libraries.tar.gz" || { echo "cannot unpack $prepared/libraries.tar.gz"; return 1; }
-      touch "$build/libraries"
-    fi
+  if [ -e "$prepared/libraries.tar.xz" ]; then
+    unpacked libraries || return 1
     prefix=$build/libraries
   else
-    echo "no $prepared/libraries.tar.gz (prepare.sh makes it): taking what the machine has"
+    echo "no $prepared/libraries.tar.xz (prepare.sh makes it): taking what the machine has"
   fi
   CUDACXX=$nvcc within 300 cmake -S "$root" -B "$build" -G "$generator" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefix" \
     -DCMAKE_CUDA_ARCHITECTURES="$arch-real" -DFEDLORA_CUDA=ON -DFEDLORA_GPU_TESTS="$all" -DFEDLORA_BUILD_TESTS="$all" \
@@ -313,7 +337,9 @@ smoke() {
 stage_smoke() {
   need_gpu 'every family of kernels' || return
   need_program 'every family of kernels' fedlora-gpu-smoke || return
-  "$bin/fedlora-gpu-smoke" --list >"$work/cases" || { failed 'every family of kernels' 'no list of cases'; return; }
+  within 10 "$bin/fedlora-gpu-smoke" --list >"$work/cases"
+  sed -i '/^\$ /d' "$work/cases"
+  [ -s "$work/cases" ] || { failed 'every family of kernels' 'no list of cases'; return; }
   smoke "$work/cases"
 }
 
@@ -325,7 +351,8 @@ stage_sanitizer() {
     missed 'compute-sanitizer' 'not run: it is not installed'
     return
   fi
-  "$bin/fedlora-gpu-smoke" --list | grep '/bf16/odd$' >"$work/odd"
+  within 10 "$bin/fedlora-gpu-smoke" --list >"$work/cases"
+  grep '/bf16/odd$' "$work/cases" >"$work/odd" || { failed 'compute-sanitizer' 'no list of cases'; return; }
   for tool in memcheck racecheck; do
     [ $tool = memcheck ] || grep -E '^(attention|low_rank)' "$work/odd" >"$work/some"
     [ $tool = racecheck ] || cp "$work/odd" "$work/some"
@@ -366,7 +393,7 @@ conformance() {
         *) failed "$topic" "$said"; again "$program $topic" ;;
       esac
       case $said in died* | ended*) ;; *) continue ;; esac
-      "$bin/$program" -ltc "-sf=*tests/cuda/${topic}_test.cpp" 2>/dev/null | sed '/^\[doctest\]/d; /^=*$/d; s/,/\\,/g' >"$work/singles"
+      timeout 10 "$bin/$program" -ltc "-sf=*tests/cuda/${topic}_test.cpp" 2>/dev/null | sed '/^\[doctest\]/d; /^=*$/d; s/,/\\,/g' >"$work/singles"
       side_by_side "$beside" 20 "$out/$program/$topic" "$bin/$program" "-sf=*tests/cuda/${topic}_test.cpp" '-tc={}' <"$work/singles"
       while read -r one; do
         status=$(status_of "$out/$program/$topic" "$one")
@@ -378,7 +405,7 @@ conformance() {
 }
 stage_conformance() {
   need_gpu 'operations and models' || return
-  [ -e "$bin/gpu_tests.txt" ] || { failed 'operations and models' "no $bin/gpu_tests.txt"; return; }
+  [ -s "$bin/gpu_tests.txt" ] || { failed 'operations and models' "no $bin/gpu_tests.txt"; return; }
   conformance "$bin/gpu_tests.txt"
 }
 stage_again() {
@@ -559,13 +586,13 @@ federation() {
 stage_minilm() {
   need_gpu 'MiniLM on AG News' || return
   need_program 'MiniLM on AG News' fedlora-federation || return
-  if [ ! -e "$prepared/model/model.safetensors" ] || [ ! -e "$prepared/tables.tar.gz" ]; then
+  if [ ! -e "$prepared/model.tar.xz" ] || [ ! -e "$prepared/tables.tar.xz" ]; then
     missed 'MiniLM on AG News' 'not run: prepare.sh laid no model or no tables ready'
     return
   fi
-  tar -C "$build" -xzf "$prepared/tables.tar.gz" || { failed 'MiniLM on AG News' "cannot unpack $prepared/tables.tar.gz"; return; }
+  { unpacked model && unpacked tables; } || { failed 'MiniLM on AG News' 'its files cannot be unpacked; minilm.txt says why'; return; }
   head -n 200 "$build/tables/ag_news/test.csv" >"$build/tables/few.csv"
-  set -- --model "$prepared/model" --train "$build/tables/ag_news/train.csv" --text-column 2,3 --label-column 1 \
+  set -- --model "$build/model" --train "$build/tables/ag_news/train.csv" --text-column 2,3 --label-column 1 \
     --targets query,value --dropout 0.1 --batch 8 --cohort 0.25
   fast=
   for threads in 1 2; do
@@ -573,7 +600,7 @@ stage_minilm() {
     federation minilm-$threads all "$@" --test "$build/tables/few.csv" --rounds 8 --eval-every 8 --device cuda --dtype bf16 \
       --threads $threads
     status=$?
-    if [ "$status" -eq 0 ]; then
+    if [ "$status" -eq 0 ] && [ -n "$accuracy" ] && [ -n "$per_second" ]; then
       row "$what" "accuracy $accuracy, $seconds s in training, $per_second examples a second"
     elif [ "$status" -eq 124 ]; then
       missed "$what" "not done in its time; $per_second examples a second"
@@ -606,7 +633,7 @@ stage_stories() {
       what='stories260K on CLINC150, CPU f32'
       set --
     fi
-    if federation $dtype all --rounds 20 "$@"; then
+    if federation $dtype all --rounds 20 "$@" && [ -n "$accuracy" ]; then
       said="accuracy $accuracy, $seconds s in training"
       [ $dtype != cpu ] || reference=$accuracy
       if [ -n "$accuracy" ] && awk -v a="$accuracy" -v b="${reference:-$accuracy}" 'BEGIN { exit !(a < b - 0.05) }'; then
@@ -663,6 +690,7 @@ for stage in $all_stages; do
   else
     { heading; "stage_$stage"; } </dev/null >"$out/$stage.txt" 2>&1
   fi
+  [ -s "$work/rows" ] || failed "$stage" 'said nothing'
   { printf -- '--- %s s; lines of the table\n' $(($(now) - from_stage)); cat "$work/rows"; } >>"$out/$stage.txt"
   sed 's/^/  /' "$work/rows" >&2
 

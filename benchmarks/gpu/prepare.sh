@@ -7,10 +7,10 @@
 #   --data DIR       holds ag_news/ and sst2/; default $FEDLORA_DATA, else ../shared/data. Without them check.sh goes on without.
 #   --arch NAME      CMake's name of the GPU's architecture; default 90a-real, which is Hopper
 #   --build DIR      where it is built; default build-kit in the project
-# It holds kit.tar.gz (programs, and libraries that a bare system lacks; they need an x86-64 with AVX2, glibc 2.36 and libstdc++ of
-# GCC 12, or newer; cuBLAS and the driver are the GPU machine's), libraries.tar.gz (the headers of Eigen, doctest, Google Benchmark,
-# CLI11, JSON, utf8proc and OpenSSL with the three of these that are libraries, to build there all the same), tables.tar.gz,
-# model/ in F16, and `commit`. Run it again after every commit; a model that is there stays.
+# It holds kit.tar.xz (programs, and libraries that a bare system lacks; they need an x86-64 with AVX2, glibc 2.36 and libstdc++ of
+# GCC 12, or newer; cuBLAS and the driver are the GPU machine's), libraries.tar.xz (the headers of Eigen, doctest, Google Benchmark,
+# CLI11, JSON, utf8proc and OpenSSL with the three of these that are libraries, to build there all the same), tables.tar.xz,
+# model.tar.xz in F16, xz/ (to unpack them with), and `commit`. Run it again after every commit; a model that is there stays.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -21,6 +21,11 @@ with_model=yes
 arch=90a-real
 build=$root/build-kit
 data=${FEDLORA_DATA:-$root/../shared/data}
+# packed NAME: $work/NAME as NAME.tar.xz
+packed() {
+  tar -C "$work" -cf - "$1" | xz -9 >"$where/.new"
+  mv "$where/.new" "$where/$1.tar.xz"
+}
 say() { printf 'prepare.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 usage() { say "$*"; exit 2; }
@@ -53,7 +58,7 @@ generator=Ninja
 command -v ninja >/dev/null || generator='Unix Makefiles'
 # shellcheck disable=SC2016  # $ORIGIN is for the dynamic linker
 cmake -S "$root" -B "$build" -G "$generator" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES="$arch" \
-  -DCMAKE_CXX_FLAGS=-march=x86-64-v3 -DFEDLORA_NATIVE=OFF -DFEDLORA_ONEDNN=OFF -DFEDLORA_INSTALL=OFF \
+  -DCMAKE_CXX_FLAGS=-march=x86-64-v3 -DFEDLORA_NATIVE=OFF -DFEDLORA_ONEDNN=OFF -DOPENSSL_USE_STATIC_LIBS=ON -DFEDLORA_INSTALL=OFF \
   -DFEDLORA_CUDA=ON -DFEDLORA_CUBLAS_AT_RUN_TIME=ON -DCMAKE_CUDA_RUNTIME_LIBRARY=Shared -DBUILD_SHARED_LIBS=ON \
   -DFEDLORA_BUILD_TESTS=ON -DFEDLORA_GPU_TESTS=ON -DFEDLORA_BUILD_EXAMPLES=ON -DFEDLORA_BUILD_BENCHMARKS=ON \
   -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DCMAKE_INSTALL_RPATH='$ORIGIN/../lib;/usr/local/cuda/lib64' >"$work/configured" 2>&1 ||
@@ -72,8 +77,12 @@ for library in $(LD_LIBRARY_PATH=$build needed "$work"/kit/bin/*); do
   strip -o "$work/kit/lib/$(basename "$library")" "$library"
 done
 rm -f "$where/commit" # the last thing that is written
-tar -C "$work" -cf - kit | gzip -9 >"$where/.new"
-mv "$where/.new" "$where/kit.tar.gz"
+packed kit
+# A bare system has no xz.
+rm -rf "$where/xz"
+mkdir "$where/xz"
+xz=$(command -v xz) || die 'no xz (Debian: xz-utils)'
+for file in "$xz" $(ldd "$xz" | awk '$3 ~ "/liblzma" { print $3 }'); do strip -o "$where/xz/$(basename "$file")" "$file"; done
 
 # --- libraries -------------------------------------------------------------------------------------------------------
 compiler=${CXX:-c++}
@@ -170,8 +179,7 @@ cp -L "$shared" "$prefix/lib/${soname:-$name}"
     'set_target_properties(utf8proc::utf8proc PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${prefix}/include"' \
     '  IMPORTED_LOCATION "${prefix}/lib/libutf8proc.a" INTERFACE_COMPILE_DEFINITIONS UTF8PROC_STATIC)'
 }
-tar -C "$work" -czf "$where/.new" libraries
-mv "$where/.new" "$where/libraries.tar.gz"
+packed libraries
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 # Their terms limit AG News and SST-2 to research: they go into the ignored folder alone.
@@ -183,24 +191,21 @@ for table in ag_news/train.csv ag_news/test.csv sst2/train.tsv sst2/dev.tsv; do
   chmod u+w "$work/tables/$table"
 done
 if [ -e "$work/tables/ag_news/train.csv" ] && [ -e "$work/tables/ag_news/test.csv" ]; then
-  tar -C "$work" -czf "$where/.new" tables
-  mv "$where/.new" "$where/tables.tar.gz"
+  packed tables
 else
   say "no ag_news/ in $data: check.sh will have stories260K and CLINC150 alone (--data names another directory)"
-  rm -f "$where/tables.tar.gz"
+  rm -f "$where/tables.tar.xz"
 fi
 
 # --- the model -------------------------------------------------------------------------------------------------------
-if [ -n "$with_model" ] && [ ! -e "$where/model/model.safetensors" ]; then
+if [ -n "$with_model" ] && [ ! -e "$where/model.tar.xz" ]; then
   [ -n "$model" ] || model=$(cd "$root" && sh examples/get_minilm.sh)
-  rm -rf "$where/model"
-  mkdir "$where/model"
-  cp "$model/config.json" "$model/tokenizer.json" "$model/tokenizer_config.json" "$where/model/"
-  python3 "$root/benchmarks/gpu/f16.py" "$model/model.safetensors" "$work/model.safetensors"
-  cp "$work/model.safetensors" "$where/model/.new"
-  mv "$where/model/.new" "$where/model/model.safetensors"
+  mkdir "$work/model"
+  cp "$model/config.json" "$model/tokenizer.json" "$model/tokenizer_config.json" "$work/model/"
+  python3 "$root/benchmarks/gpu/f16.py" "$model/model.safetensors" "$work/model/model.safetensors"
+  packed model
 elif [ -z "$with_model" ]; then
-  rm -rf "$where/model"
+  rm -f "$where/model.tar.xz"
 fi
 
 # --- which sources ---------------------------------------------------------------------------------------------------
@@ -211,9 +216,9 @@ else
 fi
 printf '%s\n' "$commit" >"$where/commit"
 
-kib=$(du -sk "$where" | cut -f1)
+kib=$(($(find "$where" -type f -exec cat {} + | wc -c) / 1024))
 if git -C "$root" rev-parse >/dev/null 2>&1; then # tracked files go along
-  tracked=$(git -C "$root" ls-files -z | (cd "$root" && xargs -0 du -ck) | awk '/total$/ { n += $1 } END { print n + 0 }')
+  tracked=$(git -C "$root" ls-files -z | (cd "$root" && xargs -0 cat | wc -c) | awk '{ print int($1 / 1024) }')
 else
   tracked=0
 fi
