@@ -318,6 +318,9 @@ def print_table(rows, blocks):
         print(f"| {name} | " + " | ".join("" if each is None else f"{each:.2f}" for each in values) + " |")
 
 
+FEWEST_ROWS = 4224  # with no more than these the shrink is split over columns, which the model does not have
+
+
 def measured_in(path):
     """(device, {(variant, p, state): {block: ratio}}, rows, ranks) of a file that the bench wrote."""
     with open(path, encoding="utf-8") as file:
@@ -328,7 +331,7 @@ def measured_in(path):
         if entry.get("error_occurred") or entry.get("run_type") == "aggregate" or "ratio" not in entry or len(fields) < 8:
             continue
         operation, _, variant = fields[0].partition("_")
-        if operation != "block" or variant == "base" or fields[6] != "bf16":
+        if operation != "block" or variant == "base" or fields[6] != "bf16" or int(fields[1]) <= FEWEST_ROWS:
             continue
         sizes.add((int(fields[1]), int(fields[4][1:])))
         key = (int(fields[1]), int(fields[4][1:]), variant, fields[5][1:], fields[7])
@@ -361,10 +364,11 @@ def main():
                         help="of products (128x256:1 128x128:0.88)")
     parser.add_argument("--parts", action="store_true", help="also what each part takes as it is, p 0")
     arguments = parser.parse_args()
-    if min(arguments.flops, arguments.rows, arguments.rank, arguments.share, arguments.shrink, arguments.passes,
-           arguments.draws) <= 0:
+    positive = [arguments.flops, arguments.rows, arguments.rank, arguments.share, arguments.shrink, arguments.passes,
+                arguments.draws] + [arguments.copy] * (arguments.copy is not None)
+    if min(positive) <= 0 or arguments.launch < 0:
         parser.error("rates and sizes must be above 0")
-    if arguments.rows <= 4224:
+    if arguments.rows <= FEWEST_ROWS:
         parser.error("--rows: more than 4224; below, the shrink is split over columns, which the model does not have")
     if arguments.rank > 128:
         parser.error("the kernels take ranks up to 128")
@@ -373,7 +377,7 @@ def main():
     except (OSError, ValueError, AttributeError, KeyError) as error:
         sys.exit(f"model.py: {arguments.json}: {error}")
     preset = arguments.device or device_of(device) or "h100"
-    copy = arguments.copy or DEVICES[preset]
+    copy = DEVICES[preset] if arguments.copy is None else arguments.copy
 
     def model_for(rows, rank):
         return Model(copy, arguments.flops, arguments.launch, rows, rank, arguments.dropout, arguments.share, arguments.shrink,

@@ -258,13 +258,15 @@ class Check {
     if (!(largest > 0)) largest = 1;
     Index off = 0, compared = 0;
     std::string first;
-    double most = 0;
+    double most = 0, product = 0, square = 0;
     for (std::size_t k = 0; k < rows.size(); ++k)
       for (Index j = 0; j < got.cols(); ++j) {
         const double value = got.got(rows[k], j);
         const double should = all[k][static_cast<std::size_t>(j)];
         const double error = std::abs(value - should) / largest;
         ++compared;
+        product += value * should;
+        square += should * should;
         most = std::max(most, error);
         if (error <= bound) continue;
         if (off++ == 0) first = what + place(rows[k], j) + ": got " + text(value) + ", expected " + text(should);
@@ -273,6 +275,10 @@ class Check {
     if (off > 0)
       fail(first + ", error " + text(most) + " of the largest (bound " + text(bound) + "), " + std::to_string(off) +
            " of " + std::to_string(compared) + " compared are off");
+    // What rounding does to single entries evens out: a factor that is wrong by a hundredth shows in all of them together.
+    const double factor = square > 0 ? product / square : 1;
+    if (compared >= 64 && bound > 0 && std::abs(factor - 1) > largest_factor)
+      fail(what + ": " + text(factor) + " times what is expected");
   }
 
   template <class U, class Expected>
@@ -296,6 +302,8 @@ class Check {
   const std::string& nearest() const { return nearest_; }
 
  private:
+  static constexpr double largest_factor = 3e-3;
+
   static std::string text(double value) {
     char buffer[32];
     std::snprintf(buffer, sizeof buffer, "%.7g", value);

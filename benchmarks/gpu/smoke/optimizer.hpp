@@ -79,7 +79,7 @@ void check_optimizer(Check& check) {
     const cuda::StepSegments segments =
         clients ? cuda::StepSegments{on_table.data(), 2, std::max(cut, size - cut)} : cuda::StepSegments::whole(size);
     const cuda::DeviceBuffer work = workspace(gpu, cuda::gradient_norm_workspace(segments));
-    const cuda::AdamWParameters adamw{.lr = 0.01};
+    const cuda::AdamWParameters adamw{.lr = 0.01, .eps = 1e-3, .weight_decay = 0.2};
     const cuda::SgdParameters sgd{
         .lr = 0.1, .momentum = std::max(momentum, 0.0), .weight_decay = 0.02, .nesterov = momentum > 0};
     for (int step = 1; step <= 3; ++step) {
