@@ -22,7 +22,7 @@
 # In --out: STAGE.txt (what was said, and its lines of the table), lora.json, table.md, and both of a run in two files named after
 # the GPU and the commit, table and tar; with a GPU these are copied into benchmarks/results too. The table comes last on the screen.
 # Exit status: 0 if all that was asked for ran and agreed, 1 if something failed, 3 if something was left out or not done in its
-# time (the table says what), 77 without a GPU.
+# time (the table says what), 77 without a GPU, 2 for wrong options or a folder that cannot be written, 130 and 143 when stopped.
 # PYTHON names the python3 that has torch, transformers and peft; CUDACXX the nvcc.
 set -u
 
@@ -38,6 +38,7 @@ first_stages='start smoke sanitizer conformance ceilings blocks'
 second_stages='again layers step peer profile minilm'
 all_stages="build $first_stages $second_stages stories"
 chosen= # named by --stage
+share_of_all=0
 part=   # _first or _second, for the names of results
 
 die() { printf 'check.sh: %s\n' "$*" >&2; exit 2; }
@@ -45,8 +46,8 @@ whole() { case $2 in '' | *[!0-9]* | 0?* | ????????*) die "$1 needs a whole numb
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) sed -n '3,/^set /s/^# //p' "$0"; exit 0 ;;
-    --first) stages="$stages $first_stages"; limit=${limit:-200}; part=${part}_first; shift; continue ;;
-    --second) stages="$stages start $second_stages"; limit=${limit:-300}; part=${part}_second; shift; continue ;;
+    --first) stages="$stages $first_stages"; share_of_all=$((share_of_all + 200)); part=${part}_first; shift; continue ;;
+    --second) stages="$stages start $second_stages"; share_of_all=$((share_of_all + 300)); part=${part}_second; shift; continue ;;
     --stage | --out | --build | --prepared | --limit | --jobs) [ $# -gt 1 ] || die "$1 needs a value" ;;
     *) die "unknown option $1 (--help lists them)" ;;
   esac
@@ -63,13 +64,15 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-limit=${limit:-525}
+[ "$share_of_all" -gt 0 ] || share_of_all=525
+limit=${limit:-$share_of_all}
+[ "$limit" -gt 0 ] || die '--limit needs a number above 0'
 stages=${stages:-$first_stages layers step peer profile minilm stories}
 out=${out:-$build/results}
-mkdir -p "$out" "$build" || exit 1
+mkdir -p "$out" "$build" || die "cannot make $out and $build"
 out=$(cd "$out" && pwd)
 build=$(cd "$build" && pwd)
-{ : >"$out/table.new" && rm "$out/table.new"; } || die "cannot write to $out"
+(: >"$out/table.new") 2>/dev/null && rm "$out/table.new" || die "cannot write to $out"
 work=$(mktemp -d) || exit 1
 running= # the process that `within` waits for
 trap '[ -z "$running" ] || kill "$running" 2>/dev/null; reap; rm -rf "$work"' EXIT
@@ -128,13 +131,14 @@ unpacked() {
 # Where they are: built here, else the kit's.
 bin=$build/bin
 if commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null); then
-  [ -z "$(git -C "$root" status --porcelain 2>/dev/null)" ] || commit="$commit and changes"
+  [ -z "$(git -C "$root" status --porcelain -- . ':!benchmarks/results' 2>/dev/null)" ] || commit="$commit and changes"
 else
   commit=$(cat "$prepared/commit" 2>/dev/null || echo unknown)
 fi
 if [ ! -x "$bin/fedlora-gpu-smoke" ] && [ -e "$prepared/kit.tar.xz" ]; then
   said=$(unpacked kit) || die "$said"
   bin=$build/kit/bin
+  sources=$commit
   commit=$(cat "$prepared/commit" 2>/dev/null || echo unknown)
 fi
 # Programs of the kit open cuBLAS themselves: the toolkit's, else the one that PyTorch brings; of the runtime's major version.
@@ -252,6 +256,11 @@ stage_start() {
   free -m 2>/dev/null
   [ -z "$gpu" ] || within 5 nvidia-smi
   row machine "${gpu:-no NVIDIA GPU}, $cores processors, $(awk '/^MemTotal/ { printf "%d GiB", $2 / 1048576 }' /proc/meminfo)"
+  [ "${sources:-$commit}" = "$commit" ] || row 'the kit' "of $commit; the working tree is of $sources"
+  if [ ! -x "$bin/fedlora-gpu-smoke" ]; then
+    failed programs "none in $bin: prepare.sh makes a kit, --stage build builds here"
+    return
+  fi
   cannot=
   for program in $programs; do
     case $program in *_tests) ask=-ltc ;; *) ask=--help ;; esac
@@ -260,12 +269,12 @@ stage_start() {
     status=$?
     cat "$work/said"
     [ "$status" -ne 0 ] || continue
-    cannot=yes
+    [ "$program" != fedlora-gpu-smoke ] || cannot=yes
     timeout 5 ldd "$bin/$program"
     failed "$program" "cannot start (status $status): $(tail -n 1 "$work/said")"
   done
   if [ -n "$cannot" ] && [ "$bin" != "$build/bin" ]; then
-    deadline=$end # nothing else can run without it
+    deadline=$end # without it nothing else is worth its time
     if configured OFF && within 300 cmake --build "$build" --parallel "$jobs" --target fedlora-gpu-smoke; then
       bin=$build/bin
       row fedlora-gpu-smoke 'built here, alone'
@@ -327,7 +336,7 @@ smoke() {
       else
         bad=$((bad + 1))
         said=$(grep '^FAILED ' "$log" 2>/dev/null | head -n 1)
-        failed "$name" "${said:-$(why "$status")}"
+        case $status in none | 124 | 137) missed "$name" "$(why "$status")" ;; *) failed "$name" "${said:-$(why "$status")}" ;; esac
         again "smoke $name"
       fi
     done <"$1"
@@ -390,6 +399,7 @@ conformance() {
       said=$(summary_of "$out/$program/$(name_of "$topic").log" "$status" 2>/dev/null)
       case $said in
         all*) row "$topic" "$said" ;;
+        not*) missed "$topic" "$said"; again "$program $topic" ;;
         *) failed "$topic" "$said"; again "$program $topic" ;;
       esac
       case $said in died* | ended*) ;; *) continue ;; esac
@@ -698,7 +708,9 @@ for stage in $all_stages; do
     heading
     printf '\n| stage | what | result |\n|---|---|---|\n'
     for each in $all_stages; do
-      [ ! -e "$out/$each.txt" ] || sed '1,/^--- [0-9]* s; lines of the table$/d' "$out/$each.txt"
+      # Of another GPU, driver or commit is another table.
+      [ "$(head -n 1 "$out/$each.txt" 2>/dev/null)" = "$(heading)" ] || continue
+      sed '1,/^--- [0-9]* s; lines of the table$/d' "$out/$each.txt"
     done
   } >"$work/table.md"
   cp "$work/table.md" "$out/table.new" && mv "$out/table.new" "$out/table.md" || { echo "check.sh: cannot write to $out" >&2; exit 1; }

@@ -46,8 +46,10 @@ if [ -n "$with_model" ] && [ -n "$model" ]; then
     [ -e "$model/$file" ] || die "no $file in $model"
   done
 fi
-mkdir -p "$where"
+mkdir -p "$where" "$build"
 where=$(cd "$where" && pwd)
+build=$(cd "$build" && pwd)
+case $build in *[[:space:]]*) usage "--build needs a path without blanks, not \"$build\"" ;; esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -210,7 +212,7 @@ fi
 
 # --- which sources ---------------------------------------------------------------------------------------------------
 if commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null); then
-  [ -z "$(git -C "$root" status --porcelain 2>/dev/null)" ] || commit="$commit and changes"
+  [ -z "$(git -C "$root" status --porcelain -- . ':!benchmarks/results' 2>/dev/null)" ] || commit="$commit and changes"
 else
   commit=unknown
 fi
