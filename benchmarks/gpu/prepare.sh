@@ -75,7 +75,7 @@ cp "$build/bin/gpu_tests.txt" "$work/kit/bin/"
 # What they are linked with and a system need not have; cuBLAS is opened at run time and stays where it is.
 needed() { ldd "$@" | awk '$2 == "=>" && $3 ~ "^/" { print $3 }' | LC_ALL=C sort -u |
   grep -vE '/(libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+)\.so\.'; }
-for library in $(LD_LIBRARY_PATH=$build needed "$work"/kit/bin/*); do
+for library in $(LD_LIBRARY_PATH=$build needed "$work"/kit/bin/fedlora*); do
   strip -o "$work/kit/lib/$(basename "$library")" "$library"
 done
 rm -f "$where/commit" # the last thing that is written
