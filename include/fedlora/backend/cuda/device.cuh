@@ -42,3 +42,24 @@
 #else
 #include "fedlora/backend/cuda/gpu_block.cuh"
 #endif
+
+#if defined(FEDLORA_DEVICE)
+
+namespace fedlora::cuda {
+
+/// Runs the kernel on every block of the grid, after whatever the stream holds already. On a GPU it returns before it
+/// has run; on the host blocks run one after another, in an order drawn from the stream's seed. An empty grid is
+/// nothing to do. \throws CudaError if the launch is refused, KernelFault on the host
+#if defined(FEDLORA_CUDA_COMPILED)
+template <class Kernel>
+void launch(Stream stream, Grid grid, const Kernel& kernel);
+#else
+template <class Kernel>
+[[gnu::used, gnu::noinline]] void launch(Stream stream, Grid grid, const Kernel& kernel) {  // kept for others' files
+  launch_own(stream, grid, kernel);
+}
+#endif
+
+}  // namespace fedlora::cuda
+
+#endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The thin layer on a GPU: each member is one instruction or two (PTX ISA 8.0, sm_80 and newer). With
-// FEDLORA_CUDA_COMPILED kernels are compiled elsewhere, once: `launch` is declared alone, and any compiler reads the rest.
+// FEDLORA_CUDA_COMPILED kernels are compiled elsewhere, once, and any compiler reads this.
 #pragma once
 
 #include "fedlora/backend/cuda/fragment.cuh"
@@ -194,18 +194,6 @@ void launch_own(Stream, Grid, const Kernel&) {
   static_assert(sizeof(Kernel) == 0, "a kernel that is compiled here needs nvcc");
 }
 
-#endif
-
-/// Runs the kernel on every block of the grid, after whatever the stream holds already. Returns before it has run; an
-/// empty grid is nothing to do. \throws CudaError if the launch is refused.
-#if defined(FEDLORA_CUDA_COMPILED)
-template <class Kernel>
-void launch(Stream stream, Grid grid, const Kernel& kernel);
-#else
-template <class Kernel>
-[[gnu::used, gnu::noinline]] void launch(Stream stream, Grid grid, const Kernel& kernel) {  // kept for files that only declare it
-  launch_own(stream, grid, kernel);
-}
 #endif
 
 }  // namespace fedlora::cuda

@@ -305,18 +305,6 @@ void launch_own(Stream stream, Grid grid, const Kernel& kernel) {
   for (const std::int64_t at : blocks) machine.run(at % grid.x, at / grid.x, &kernel, body);
 }
 
-/// Runs the kernel on every block of the grid, one after another, in an order drawn from the stream's seed. \throws
-/// KernelFault
-#if defined(FEDLORA_CUDA_COMPILED)
-template <class Kernel>
-void launch(Stream stream, Grid grid, const Kernel& kernel);
-#else
-template <class Kernel>
-[[gnu::used, gnu::noinline]] void launch(Stream stream, Grid grid, const Kernel& kernel) {  // kept for files that only declare it
-  launch_own(stream, grid, kernel);
-}
-#endif
-
 }  // namespace fedlora::cuda
 
 #endif
