@@ -12,6 +12,12 @@ for report in "$@"; do
     echo "$report: not there, or empty; the object beside it must be built again"
     exit 1
   fi
+  compiled=$(grep -c 'Compiling entry function' "$report")
+  used=$(grep -c 'Used [0-9]* registers' "$report")
+  if [ ! -f "$report" ] || [ "$compiled" -eq 0 ] || [ "$compiled" -ne "$used" ]; then
+    echo "$report: names $compiled kernels and what $used of them use; the object beside it must be built again"
+    exit 1
+  fi
 done
 if [ $# -eq 0 ]; then
   echo 'usage: resources.sh REPORT...'
