@@ -388,4 +388,20 @@ TEST_CASE("an empty grid runs nothing") {
   launch_own(Stream{}, {1, 0}, Small<decltype(body)>{body});
 }
 
+TEST_CASE("a limit of shared memory is raised once for each device, and only where it must be") {
+  struct Kernel {};
+  std::vector<int> raised;
+  const auto raise = [&](int bytes, int device) {
+    cuda::detail::raise_shared_limit<Kernel>(bytes, device, [&](int limit) {
+      CHECK(limit == cuda::shared_bytes_everywhere);
+      raised.push_back(device);
+    });
+  };
+  raise(cuda::shared_bytes_unasked, 0);
+  CHECK(raised.empty());
+  for (int again = 0; again < 2; ++again)
+    for (const int device : {0, 1, 63}) raise(cuda::shared_bytes_unasked + 1, device);
+  CHECK(raised == std::vector<int>{0, 1, 63});
+}
+
 }  // namespace fedlora::tests
