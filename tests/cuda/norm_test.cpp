@@ -160,6 +160,26 @@ TEST_CASE_TEMPLATE("a row does not depend on the others, nor much on how it lies
   }
 }
 
+TEST_CASE_TEMPLATE("one operand that cannot be read by vectors is enough", T, float, Bf16, Half) {
+  constexpr Index rows = 3, cols = 72;
+  constexpr double eps = 1e-5;
+  const Values x = random_in<T>(rows, cols, 1), gamma = random_in<T>(1, cols, 2), beta = random_in<T>(1, cols, 3);
+  const Values dy = random_in<T>(rows, cols, 4);
+  for (int odd = 0; odd < 6; ++odd) {
+    CAPTURE(odd);
+    const auto layout = [&](int operand) { return operand == odd ? Rows::odd : Rows::aligned; };
+    const DeviceMatrix<T> x_in(x, layout(0)), gamma_in(gamma, layout(1)), beta_in(beta, layout(2)), dy_in(dy, layout(3));
+    DeviceMatrix<T> y(rows, cols, layout(4)), dx(rows, cols, layout(5));
+    DeviceMatrix<float> statistics(rows, 2, Rows::aligned);
+    cuda::norm_forward<T>(NormKind::layer_norm, x_in.in(), gamma_in.in().data, beta_in.in().data, eps, y.view(),
+                          statistics.view(), Stream{1});
+    check_matrix(y, norm_of(NormKind::layer_norm, x, gamma, beta, eps), bound<T>, "y");
+    cuda::norm_backward<T>(NormKind::layer_norm, dy_in.in(), x_in.in(), statistics.in(), gamma_in.in().data, dx.view(),
+                           false, Stream{1});
+    check_matrix(dx, gradient_of(NormKind::layer_norm, x, gamma, dy, eps), bound<T>, "dx");
+  }
+}
+
 TEST_CASE("a far mean does not lose the deviation") {
   // Var as E[x²] - E[x]² would have no correct digit left in float.
   for (const Rows layout : {Rows::aligned, Rows::odd}) {

@@ -346,6 +346,10 @@ TEST_CASE("conversions round once, at every size") {
       CHECK(brain_of_half.intact());
       run(Stream{2});
       CHECK(same.same_bits(from));
+      DeviceMatrix<Half> beside(1, size, kind == Rows::aligned ? Rows::odd : Rows::aligned);
+      cuda::convert(from.in().data, beside.view().data, size, Stream{1});
+      for (Index i = 0; i < size; ++i) CHECK(beside.in()(0, i).bits == half.in()(0, i).bits);
+      CHECK(beside.intact());
     }
 }
 

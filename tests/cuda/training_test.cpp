@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -191,6 +192,61 @@ TEST_CASE("moments that no step has made are zero") {
   CHECK(steps_done == 0);
   CHECK(first == std::vector<float>(3, 0.0f));
   CHECK(second == first);
+}
+
+TEST_CASE("a step that is skipped is told of that step, and of no other") {
+  const CudaBackend<Half> backend;
+  cuda::Runner<Half> run(backend);
+  const cuda::Stream stream = run.stream();
+  cuda::DeviceBuffer gradients(run.context().memory, 2 * 3 * sizeof(float), "two gradients", stream);
+  const std::vector<float> given = {1, 2, 3, 1, std::numeric_limits<float>::infinity(), 3};
+  cuda::upload<float>(given, gradients.as<float>(), stream);
+  cuda::Trainee<Half> trainee(run);
+  std::vector<float> values = {1, 2, 3}, velocity;
+  const std::vector<std::vector<float>*> moments = {&velocity};
+  constexpr Index steps = 4, skipped = 2;
+  trainee.begin(values, {moments.begin(), moments.end()}, 0, steps, 0.0, 0.0);
+  for (Index step = 0; step < steps; ++step) {
+    run.reset();
+    trainee.run(step, 1, 1, [&] {
+      const MatrixView<const float> from{gradients.as<float>() + (step == skipped ? 3 : 0), 1, 3, 3};
+      cuda::copy<float>(from, {trainee.gradient().data(), 1, 3, 3}, stream);
+      trainee.update(Sgd{.lr = 0.1, .momentum = 0.5}.fused(0.1));
+    });
+  }
+  Index steps_done = 0;
+  const auto outcomes = trainee.finish(values, moments, steps_done);
+  CHECK(steps_done == steps - 1);
+  const double scale = cuda::default_loss_scaling<Half>.initial;
+  REQUIRE(outcomes.size() == static_cast<std::size_t>(steps));
+  for (Index step = 0; step < steps; ++step) {
+    CAPTURE(step);
+    const auto& outcome = outcomes[static_cast<std::size_t>(step)];
+    CHECK(outcome.gradient_finite == (step != skipped));
+    CHECK(outcome.loss_scale == (step < skipped ? scale : scale / 2));
+  }
+}
+
+TEST_CASE("the first step of another model is not captured: memory has not grown for it yet") {
+  const CudaBackend<float> backend;
+  cuda::Runner<float> run(backend);
+  cuda::Trainee<float> trainee(run);
+  const auto train_steps = [&](std::size_t size) {
+    std::vector<float> values(size, 1.0f), velocity;
+    const std::vector<std::vector<float>*> moments = {&velocity};
+    trainee.begin(values, {moments.begin(), moments.end()}, 0, 3, 0.0, 0.0);
+    for (Index step = 0; step < 3; ++step) {
+      run.reset();
+      trainee.run(step, 1, 1, [&] { trainee.update(Sgd{.lr = 0.1, .momentum = 0.5}.fused(0.1)); });
+    }
+    Index steps_done = 0;
+    trainee.finish(values, moments, steps_done);
+    return backend.counts().graphs_launched;
+  };
+  const auto first = train_steps(3);
+  CHECK(first == 2);
+  CHECK(train_steps(3) == first + 3);
+  CHECK(train_steps(4) == first + 3 + 2);
 }
 
 TEST_CASE("training that diverges names round, client and step") {
