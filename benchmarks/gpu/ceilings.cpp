@@ -332,7 +332,7 @@ void graph(Bench& bench) {
       check(cudaGraphInstantiate(executable.out(), made.get(), 0), "cudaGraphInstantiate");
       bench.report.add("host: cudaGraphInstantiate, 465 nodes", {1e6 * seconds_since(begin)}, "us");
     }
-    const bool in_flight = i % 2 == 1;  // an odd turn updates what the turn before it has just launched
+    const bool in_flight = i % 2 == 1;  // an odd turn updates what it has just launched
     if (!in_flight) cuda::synchronize(bench.stream());
     if (in_flight) check(cudaGraphLaunch(executable.get(), bench.stream()), "cudaGraphLaunch");
     cudaGraphExecUpdateResultInfo result{};

@@ -69,6 +69,7 @@ struct PointwiseKernel {
     const Index first = static_cast<Index>(tile - tile_row * tiles_across) << across_bits;
     const Index col = (first + (block.thread() & ((1 << across_bits) - 1))) * vector_length<T>;
     const Index row = static_cast<Index>(tile_row) * tile_rows() + (block.thread() >> across_bits);
+    if (col >= to[0].cols) return;
 
     const bool whole = by_vectors && to[0].cols - col >= vector_length<T>;
     Packed<T> v[rows_per_thread][slots] = {};
