@@ -16,7 +16,7 @@
 #         ceilings   what the device can do, and what our kernels reach   blocks       LoRA in two blocks, two variants
 #         again      what has failed before (failed_cases.txt in --prepared, or in --out, where check.sh leaves one)
 #         layers     LoRA in all blocks and in layers                     step         a step of BERT-base, with graphs and without
-#         peer       the same in PyTorch + peft                           profile      ncu on the kernels that take longest
+#         peer       the same in PyTorch + peft                           profile      ncu: the four kernels that take longest in a step
 #         minilm     MiniLM on AG News, one and two threads, and a CPU    stories      stories260K on CLINC150 in every type
 #         build      builds the programs here, for those who have a compiler and minutes
 # In --out: STAGE.txt (what was said, and its lines of the table), lora.json, table.md, and both of a run in two files named after
@@ -482,7 +482,9 @@ lora_rows() {
   "$python" "$root/benchmarks/gpu/merge_json.py" $measured >"$work/lora.json" || { failed 'LoRA kernels' 'not JSON'; return; }
   cp "$work/lora.json" "$out/lora.json"
   "$python" "$root/benchmarks/lora_table.py" "$out/lora.json"
-  "$python" "$root/benchmarks/gpu/model.py" "$out/lora.json"
+  rates=$out/ceilings.json
+  [ -s "$rates" ] || rates=
+  "$python" "$root/benchmarks/gpu/model.py" "$out/lora.json" ${rates:+--ceilings "$rates"}
   "$python" "$root/benchmarks/gpu/merge_json.py" --ratios "$out/lora.json" >"$work/ratios"
   while IFS='	' read -r what ratio; do row "$what" "$ratio"; done <"$work/ratios"
 }
@@ -552,26 +554,60 @@ stage_peer() {
 }
 
 # --- where the time of a kernel goes ---------------------------------------------------------------------------------
+# slowest COUNT: of what ncu --csv says, the kernels that took most time together: 'name TAB what was seen' of each
+slowest() {
+  awk -F '","' -v most="$1" '
+    function seen(id, metric, unit) { return of[id, metric] == "" ? "?" : sprintf("%.0f%s", of[id, metric], unit) }
+    { gsub(/^"|"$/, "") }
+    $1 == "ID" { for (i = 1; i <= NF; ++i) at[$i] = i }
+    $1 ~ /^[0-9]+$/ && "Metric Value" in at {
+      kernel = $at["Kernel Name"]
+      sub(/^void fedlora::cuda::detail::run</, "", kernel)
+      sub(/ *>\(.*/, "", kernel)
+      gsub(/fedlora::(cuda::)?/, "", kernel)
+      value = $at["Metric Value"]
+      gsub(/,/, "", value)
+      of[$1, $at["Metric Name"]] = value
+      if ($at["Metric Name"] != "gpu__time_duration.sum") next
+      ++launches[kernel]
+      time[kernel] += value
+      ++all
+      whole += value
+      if (value + 0 >= of[longest[kernel], $at["Metric Name"]] + 0) longest[kernel] = $1
+    }
+    END {
+      while (most-- > 0) {
+        worst = ""
+        for (kernel in time) if (worst == "" || time[kernel] > time[worst]) worst = kernel
+        if (worst == "") exit
+        id = longest[worst]
+        printf "ncu: %s\t%.0f %% of the time of %d launches of ours, in %d; the longest %.1f us, ", worst, 100 * time[worst] / whole, all,
+          launches[worst], of[id, "gpu__time_duration.sum"] / 1000
+        printf "memory %s, multiprocessors %s, warps %s, %s registers\n", seen(id, "dram__throughput.avg.pct_of_peak_sustained_elapsed", " %"),
+          seen(id, "sm__throughput.avg.pct_of_peak_sustained_elapsed", " %"),
+          seen(id, "sm__warps_active.avg.pct_of_peak_sustained_active", " %"), seen(id, "launch__registers_per_thread", "")
+        delete time[worst]
+      }
+    }'
+}
 stage_profile() {
   need_gpu 'ncu' || return
-  need_program 'ncu' fedlora-gpu-smoke || return
+  need_program 'ncu' fedlora-bench-step-cuda || return
   if ! command -v ncu >/dev/null; then
     missed ncu 'not run: it is not installed'
     return
   fi
+  # About a step of a model that has every kernel of BERT-base and starts quickly, after about two that only warm up.
   metrics=gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed
   metrics=$metrics,sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread
-  for kernel in ShrinkKernel:low_rank AdapterPassKernel:low_rank_backward NormBackwardKernel:norm AttentionForwardKernel:attention \
-    AttentionQueryGradients:attention_backward AttentionKeyGradients:attention_backward; do
-    within 30 ncu --clock-control none --kernel-name-base demangled -k "regex:${kernel%:*}" -c 1 --metrics $metrics --csv \
-      "$bin/fedlora-gpu-smoke" "${kernel#*:}/bf16/real" >"$work/said" 2>&1
-    status=$?
-    cat "$work/said"
-    said=$(awk -F'","' '/^"[0-9]/ { v = $NF; sub(/".*/, "", v); n = $(NF - 2); sub(/\..*/, "", n); printf "%s%s %s %s", c, n, v, $(NF - 1); c = ", " }' "$work/said")
-    if [ -n "$said" ]; then row "${kernel%:*}" "$said"; else missed "${kernel%:*}" "$(why "$status"): $(tail -n 1 "$work/said")"; fi
-  done
+  within 60 ncu --clock-control none --kernel-name-base demangled -k regex:fedlora --launch-skip 200 --launch-count 120 \
+    --kill yes --metrics $metrics --print-units base --csv "$bin/fedlora-bench-step-cuda" --layers 3 --graphs off >"$work/said" 2>&1
+  status=$?
+  cat "$work/said"
+  slowest 4 <"$work/said" >"$work/slowest"
+  [ -s "$work/slowest" ] || missed ncu "$(why "$status"): $(grep -v '^"' "$work/said" | tail -n 1)"
+  while IFS='	' read -r what said; do row "$what" "$said"; done <"$work/slowest"
 }
-
 # --- example federations ---------------------------------------------------------------------------------------------
 # federation NAME EXAMPLES ARGUMENTS...: runs it; sets $accuracy, $seconds (training), $per_second (examples trained; a client
 # trains EXAMPLES of them in a round, or "all" it has)

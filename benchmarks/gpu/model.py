@@ -4,6 +4,7 @@
 
     model.py [--device h100|h200] [--copy TB/s] [--flops TFLOP/s] [--launch us] [--rows M] [--rank R] [--dropout P] [--parts]
     model.py lora.json        beside what fedlora-bench-lora-cuda measured (merge_json.py's output, or one --benchmark_out)
+    model.py --ceilings ceilings.json [lora.json]        with the rates that fedlora-bench-ceilings-cuda measured
 
 Prints forward + backward of all linear layers of a block (benchmarks/lora/cases.hpp) over the bare products, in bf16.
 
@@ -34,7 +35,9 @@ Rates: --copy is a device's own copy, bytes read + written. What is bound by mem
 shrink reaches --shrink and the passes --pass TB/s whatever the memory (they are bound by instructions and by latency).
 With dropout a mask of M K bits is drawn for each term in the shrink, in the pass over X and in the expand of backward, at
 --draws elements a second beside the bytes: what takes longer counts. Those three numbers are read off the compiled code,
-not measured (15 instructions an element at a third of the issue rate): fedlora-bench-ceilings-cuda measures the first two.
+not measured (15 instructions an element at a third of the issue rate): fedlora-bench-ceilings-cuda measures the first two,
+and --ceilings reads its --copy, --flops, --launch, --shrink and --pass (over widths the median, from cold layers; --pass
+with the sums of the adapter's backward in it) where they are not given.
 
 Rows of the table; each has what the rows above it have, and p is 0 but in the second:
 
@@ -59,10 +62,11 @@ as much, the longer products the same.
 import argparse
 import json
 import math
+import statistics
 import sys
 
 DEVICES = {"h100": 3.0, "h200": 4.3}  # TB/s of a copy on the device
-FLOPS = 790.0  # TFLOP/s in bf16, of either
+RATES = {"flops": 790.0, "launch": 1.8, "shrink": 1.25, "passes": 2.05}  # TFLOP/s in bf16, us, TB/s, TB/s; of either
 BLOCKS = ["768/3072", "1024/4096", "2048/8192", "4096/14336"]
 TARGET = dict(zip(BLOCKS, [1.13, 1.09, 1.04, 1.02]))  # at H200's copy
 SLOT = 64 << 20
@@ -89,8 +93,9 @@ def up(value, unit):
 class Model:
     """Times in us."""
 
-    def __init__(self, copy=DEVICES["h100"], flops=FLOPS, launch=1.8, rows=8192, rank=16, dropout=0.1, share=0.85, shrink=1.25,
-                 passes=2.05, draws=0.7, hidden=0.7, multiprocessors=132, tiles=((128, 256, 1.0), (128, 128, 0.88))):
+    def __init__(self, copy=DEVICES["h100"], flops=RATES["flops"], launch=RATES["launch"], rows=8192, rank=16, dropout=0.1,
+                 share=0.85, shrink=RATES["shrink"], passes=RATES["passes"], draws=0.7, hidden=0.7, multiprocessors=132,
+                 tiles=((128, 256, 1.0), (128, 128, 0.88))):
         self.copy, self.flops, self.launch, self.m, self.r, self.p = copy, flops, launch, rows, rank, dropout
         self.share, self.shrink, self.passes, self.draws, self.hidden = share, shrink, passes, draws, hidden
         self.multiprocessors, self.tiles = multiprocessors, tiles
@@ -339,6 +344,28 @@ def measured_in(path):
     return content.get("context", {}).get("device", ""), found, sorted(sizes)
 
 
+CEILINGS = {  # rate: (the lines of fedlora-bench-ceilings-cuda that begin and end so, their unit in that of the option)
+    "copy": ("copy by cudaMemcpyAsync", "", 1.0),
+    "flops": ("bf16 product of 8192 cubed", "", 1.0),
+    "launch": ("a launch in a graph of", "", 1.0),
+    "shrink": ("shrink of 1 term,", ", cold", 1e-3),
+    "passes": ("adapter backward,", ", cold", 1e-3),
+}
+
+
+def ceilings_in(path):
+    """({rate: value}, device) of a file that fedlora-bench-ceilings-cuda wrote; what it did not measure is not there."""
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file)
+    found = {}
+    for rate, (begin, end, unit) in CEILINGS.items():
+        values = [unit * each["value"] for each in content["measurements"]
+                  if each["what"].startswith(begin) and each["what"].endswith(end) and each.get("value", 0) > 0]
+        if values:
+            found[rate] = statistics.median(values)
+    return found, content.get("context", {}).get("device", "")
+
+
 def tile(text):
     size, _, rate = text.partition(":")
     rows, _, cols = size.partition("x")
@@ -350,20 +377,31 @@ def main():
     parser.add_argument("json", nargs="?", help="what fedlora-bench-lora-cuda wrote")
     parser.add_argument("--device", choices=sorted(DEVICES), help="sets --copy; h100, or the device of the file")
     parser.add_argument("--copy", type=float, metavar="TB/s", help="3.0 for h100, 4.3 for h200")
-    parser.add_argument("--flops", type=float, default=FLOPS, metavar="TFLOP/s", help="bf16 products of full waves (%(default)s)")
-    parser.add_argument("--launch", type=float, default=1.8, metavar="us", help="of each launch in a graph (%(default)s)")
+    parser.add_argument("--flops", type=float, metavar="TFLOP/s", help=f"bf16 products of full waves ({RATES['flops']:g})")
+    parser.add_argument("--launch", type=float, metavar="us", help=f"of each launch in a graph ({RATES['launch']:g})")
     parser.add_argument("--rows", type=int, default=8192, metavar="M", help="rows of x (%(default)s)")
     parser.add_argument("--rank", type=int, default=16, metavar="R", help="(%(default)s)")
     parser.add_argument("--dropout", type=float, default=0.1, metavar="P", help="of the second row; masks cost the same at any P")
     parser.add_argument("--share", type=float, default=0.85, help="of the copy's rate, for what memory bounds (%(default)s)")
-    parser.add_argument("--shrink", type=float, default=1.25, metavar="TB/s", help="of the shrink as it is (%(default)s)")
-    parser.add_argument("--pass", type=float, default=2.05, metavar="TB/s", dest="passes",
-                        help="of the passes as they are (%(default)s)")
+    parser.add_argument("--shrink", type=float, metavar="TB/s", help=f"of the shrink as it is ({RATES['shrink']:g})")
+    parser.add_argument("--pass", type=float, metavar="TB/s", dest="passes",
+                        help=f"of the passes as they are ({RATES['passes']:g})")
+    parser.add_argument("--ceilings", metavar="FILE", help="measured rates, for those that are not given")
     parser.add_argument("--draws", type=float, default=0.7, metavar="1e12/s", help="elements of masks (%(default)s)")
     parser.add_argument("--tiles", type=tile, nargs="+", default=[(128, 256, 1.0), (128, 128, 0.88)], metavar="RxC:RATE",
                         help="of products (128x256:1 128x128:0.88)")
     parser.add_argument("--parts", action="store_true", help="also what each part takes as it is, p 0")
     arguments = parser.parse_args()
+    try:
+        measured, their_device = ceilings_in(arguments.ceilings) if arguments.ceilings else ({}, "")
+    except OSError as error:
+        sys.exit(f"model.py: {error}")
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        sys.exit(f"model.py: {arguments.ceilings}: not what fedlora-bench-ceilings-cuda writes: {error!r}")
+    arguments.device = arguments.device or device_of(their_device)
+    for rate in CEILINGS:
+        if getattr(arguments, rate) is None:
+            setattr(arguments, rate, measured.get(rate, RATES.get(rate)))
     positive = [arguments.flops, arguments.rows, arguments.rank, arguments.share, arguments.shrink, arguments.passes,
                 arguments.draws] + [arguments.copy] * (arguments.copy is not None)
     if min(positive) <= 0 or arguments.launch < 0:
@@ -383,9 +421,11 @@ def main():
         return Model(copy, arguments.flops, arguments.launch, rows, rank, arguments.dropout, arguments.share, arguments.shrink,
                      arguments.passes, arguments.draws, tiles=tuple(arguments.tiles))
 
+    rates = (f"copy {copy:g} TB/s, {arguments.flops:g} TFLOP/s, {arguments.launch:g} us a launch, shrink {arguments.shrink:g} "
+             f"and passes {arguments.passes:g} TB/s")
     if not arguments.json:
         model = model_for(arguments.rows, arguments.rank)
-        print(f"model: M {model.m}, r {model.r}, bf16, copy {copy:g} TB/s, {model.flops:g} TFLOP/s, {model.launch:g} us a launch\n")
+        print(f"model: M {model.m}, r {model.r}, bf16, {rates}\n")
         print_table(rows_of_table(model), BLOCKS)
         if arguments.parts:
             names = list(dict.fromkeys(name for block in BLOCKS for name, _, _ in model.library(block)))
@@ -400,8 +440,7 @@ def main():
         model = model_for(rows, rank)
         of_size = {key[2:]: values for key, values in found.items() if key[:2] == (rows, rank)}
         blocks = [block for block in BLOCKS if any(block in values for values in of_size.values())]
-        print(f"M {rows}, r {rank}, bf16; model with copy {copy:g} TB/s, {model.flops:g} TFLOP/s; "
-              f"measured on {device or 'a device not named'}\n")
+        print(f"M {rows}, r {rank}, bf16; model with {rates}; measured on {device or 'a device not named'}\n")
         table, notes = [], []
         for (variant, dropout, state), values in of_size.items():
             table.append((f"measured: {variant}, p {dropout}, {state}", lambda block, values=values: values.get(block, (None,))[0]))

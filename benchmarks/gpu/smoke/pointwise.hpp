@@ -60,15 +60,20 @@ void check_pointwise(Check& check) {
                                                               {Activation::relu, "relu"},
                                                               {Activation::silu, "silu"},
                                                               {Activation::tanh, "tanh"}};
-  for (const auto& [function, name] : functions) {
-    Matrix<T> out(gpu, rows, cols, shape.layout);
-    cuda::activation_forward<T>(function, on_x.in(), on_bias.data(), out.view(), stream);
-    check.matrix(name, out, bound,
-                 each([&, f = function](Index i, Index j) { return activation(f, x(i, j) + bias(0, j)); }));
-    Matrix<T> dy(gpu, y, shape.layout);
-    cuda::activation_backward<T>(function, on_x.in(), on_bias.data(), dy.view(), stream);
-    check.matrix(std::string(name) + " backward", dy, bound,
-                 each([&, f = function](Index i, Index j) { return y(i, j) * slope(f, x(i, j) + bias(0, j)); }));
+  for (const bool with_bias : {true, false}) {
+    const T* const b = with_bias ? on_bias.data() : nullptr;
+    const std::string added = with_bias ? "" : " without a bias";
+    const auto of = [&](Index i, Index j) { return x(i, j) + (with_bias ? bias(0, j) : 0.0); };
+    for (const auto& [function, name] : functions) {
+      Matrix<T> out(gpu, rows, cols, shape.layout);
+      cuda::activation_forward<T>(function, on_x.in(), b, out.view(), stream);
+      check.matrix(name + added, out, bound,
+                   each([&, f = function](Index i, Index j) { return activation(f, of(i, j)); }));
+      Matrix<T> dy(gpu, y, shape.layout);
+      cuda::activation_backward<T>(function, on_x.in(), b, dy.view(), stream);
+      check.matrix(std::string(name) + " backward" + added, dy, bound,
+                   each([&, f = function](Index i, Index j) { return y(i, j) * slope(f, of(i, j)); }));
+    }
   }
   {
     Matrix<T> out(gpu, rows, cols, shape.layout), dgate(gpu, rows, cols, shape.layout), dup(gpu, z, shape.layout);
@@ -85,12 +90,17 @@ void check_pointwise(Check& check) {
   const Table<std::int32_t> number(gpu, numbers(rows, 91));
   const Index begin = 3, end = rows - 2;
   {
-    Matrix<T> sum(gpu, x, shape.layout);
-    cuda::add_residual<T>(sum.view(), on_bias.data(), on_y.in(), drop, number.data(), begin, end, stream);
     std::vector<Index> chosen = some_of(end - begin);
     for (Index& i : chosen) i += begin;
-    check.rows("residual", sum, bound, begin, end, chosen,
-               each([&](Index i, Index j) { return (x(i, j) + bias(0, j)) * mask(drop, number[i], j) + y(i, j); }));
+    for (const bool with_bias : {true, false}) {
+      Matrix<T> sum(gpu, x, shape.layout);
+      const T* const b = with_bias ? on_bias.data() : nullptr;
+      cuda::add_residual<T>(sum.view(), b, on_y.in(), drop, number.data(), begin, end, stream);
+      check.rows(with_bias ? "residual" : "residual without a bias", sum, bound, begin, end, chosen,
+                 each([&](Index i, Index j) {
+                   return (x(i, j) + (with_bias ? bias(0, j) : 0.0)) * mask(drop, number[i], j) + y(i, j);
+                 }));
+    }
     Matrix<T> dropped(gpu, rows, cols, shape.layout);
     cuda::dropout<T>(drop, on_x.in(), dropped.view(), number.data(), begin, end, stream);
     check.rows("dropout", dropped, bound, begin, end, chosen,
