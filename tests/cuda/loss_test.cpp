@@ -14,9 +14,6 @@
 namespace fedlora::tests {
 namespace {
 
-constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
-constexpr float infinity = std::numeric_limits<float>::infinity();
-
 template <class T>
 constexpr double rounding = std::is_same_v<T, Bf16>   ? 4e-3
                             : std::is_same_v<T, Half> ? 5e-4

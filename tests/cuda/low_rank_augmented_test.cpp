@@ -19,7 +19,7 @@ template <class T>
 using Pieces = std::vector<cuda::AugmentedPiece<T>>;
 
 /// A factor of a term: its shape, its scale and where it goes.
-struct Place {
+struct Factor {
   Index rows, cols, row, col;
   float scale = 1.0f;
 };
@@ -33,7 +33,7 @@ void put(Values& values, Index row, Index col, const Values& part, float scale) 
 
 /// Fills a slot full of NaN, then refreshes it with other factors; `extra` columns or rows follow W.
 template <class T>
-void check_fill(Augmented by, Index out, Index in, Index extra, const std::vector<Place>& places, Rows kind) {
+void check_fill(Augmented by, Index out, Index in, Index extra, const std::vector<Factor>& places, Rows kind) {
   CAPTURE(out);
   CAPTURE(in);
   CAPTURE(extra);
@@ -48,7 +48,7 @@ void check_fill(Augmented by, Index out, Index in, Index extra, const std::vecto
     put<T>(expected, 0, 0, w, 1.0f);
     std::vector<DeviceMatrix<T>> factors;
     Pieces<T> pieces;
-    for (const Place& place : places) {
+    for (const Factor& place : places) {
       const Values factor = random_in<T>(place.rows, place.cols, 10 * round + factors.size());
       factors.emplace_back(factor, kind);
       pieces.push_back({factors.back().in(), place.scale, place.row, place.col});
@@ -82,7 +82,7 @@ TEST_CASE_TEMPLATE("a weight with factors behind it", T, float, Bf16, Half) {
 }
 
 TEST_CASE_TEMPLATE("the factors of a group stand along the diagonal", T, float, Bf16, Half) {
-  const std::vector<Place> q_k_v{{40, 16, 0, 0, 0.5f}, {8, 3, 40, 16, 1.3f}, {8, 8, 48, 24, 2.0f}};
+  const std::vector<Factor> q_k_v{{40, 16, 0, 0, 0.5f}, {8, 3, 40, 16, 1.3f}, {8, 8, 48, 24, 2.0f}};
   check_fill<T>(Augmented::by_columns, 56, 72, 40, q_k_v, Rows::aligned);
   check_fill<T>(Augmented::by_columns, 56, 61, 33, q_k_v, Rows::odd);
   check_fill<T>(Augmented::by_rows, 56, 72, 40, {{16, 72, 0, 0}, {3, 72, 16, 0}, {8, 72, 24, 0}, {1, 72, 39, 0}},

@@ -14,13 +14,6 @@
 namespace fedlora::tests {
 namespace {
 
-/// A term over the rows [begin, end) of a batch.
-struct Case {
-  Index rows, in, out, rank, begin, end;
-  double dropout = 0;
-  Rows kind = Rows::aligned;
-};
-
 /// What the backward pass writes.
 template <class T>
 struct Results {
@@ -29,7 +22,7 @@ struct Results {
 };
 
 template <class N>
-void check_backward(const Case& c) {
+void check_backward(const LowRankCase& c) {
   using T = typename N::T;
   CAPTURE(c.rows);
   CAPTURE(c.in);
@@ -94,11 +87,6 @@ void check_backward(const Case& c) {
   CHECK(only_dx.dx.same_bits(got.dx));
 }
 
-template <class T>
-MatrixView<T> columns_of(MatrixView<T> view, Index begin, Index count) {
-  return {view.data + begin, view.rows, count, view.stride};
-}
-
 /// One term of a group. `gradients` and `keep_ds` say what is wanted of it.
 struct Member {
   Index out, rank;
@@ -106,7 +94,7 @@ struct Member {
   bool grad_a = true, grad_b = true, keep_ds = false;
 };
 
-struct GroupCase {
+struct BackwardGroup {
   Index rows, in;
   std::vector<Member> members;
   Index begin, end;
@@ -116,7 +104,7 @@ struct GroupCase {
 
 /// The dY stand beside each other in one matrix, each followed by room for its dS; so do the S.
 template <class N>
-void check_backward_group(const GroupCase& c) {
+void check_backward_group(const BackwardGroup& c) {
   using T = typename N::T;
   CAPTURE(c.rows);
   CAPTURE(c.in);

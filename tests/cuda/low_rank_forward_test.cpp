@@ -15,11 +15,6 @@ namespace fedlora::tests {
 namespace {
 
 template <class T>
-MatrixView<T> columns_of(MatrixView<T> view, Index begin, Index count) {
-  return {view.data + begin, view.rows, count, view.stride};
-}
-
-template <class T>
 Values values_of(MatrixView<const T> view) {
   Values result(view.rows, view.cols);
   for (Index i = 0; i < view.rows; ++i)
@@ -27,16 +22,9 @@ Values values_of(MatrixView<const T> view) {
   return result;
 }
 
-/// A term over the rows [begin, end) of a batch.
-struct Case {
-  Index rows, in, out, rank, begin, end;
-  double dropout = 0;
-  Rows kind = Rows::aligned;
-};
-
 /// Rows outside of the term keep NaN in S and what they had in Y.
 template <class N>
-void check_forward(const Case& c) {
+void check_forward(const LowRankCase& c) {
   using T = typename N::T;
   CAPTURE(c.rows);
   CAPTURE(c.in);
@@ -87,7 +75,7 @@ void check_forward(const Case& c) {
 /// Where the S of a group stand.
 enum class Place { apart, neighbours, behind_x };
 
-struct GroupCase {
+struct ShrinkGroup {
   Index rows, in;
   std::vector<Index> ranks;
   std::vector<double> dropouts;
@@ -98,7 +86,7 @@ struct GroupCase {
 
 /// S that stand beside each other have the padded ranks and are zero behind their ranks; S apart have their ranks.
 template <class N>
-void check_shrink_group(const GroupCase& c) {
+void check_shrink_group(const ShrinkGroup& c) {
   using T = typename N::T;
   CAPTURE(c.rows);
   CAPTURE(c.in);

@@ -4,7 +4,7 @@
 
 namespace fedlora::tests {
 
-using P = Precision<float, FloatMath::float32>;
+using Float32 = Precision<float, FloatMath::float32>;
 
 template <class Arch>
 Expected expected_of_classifier(Pooling pooling) {
@@ -25,11 +25,11 @@ Expected expected_of_language_model() {
   return {std::move(adapter), std::move(pass)};
 }
 
-TEST_CASE("classifiers of every family compute what the CPU computes") { check_every_family<P>(); }
+TEST_CASE("classifiers of every family compute what the CPU computes") { check_every_family<Float32>(); }
 
-TEST_CASE("terms added to the base product, and by plain products, are the same terms") { check_every_path<P>(); }
+TEST_CASE("terms added to the base product, and by plain products, are the same terms") { check_every_path<Float32>(); }
 
-TEST_CASE("a language model computes what the CPU computes") { check_language_model<P>(); }
+TEST_CASE("a language model computes what the CPU computes") { check_language_model<Float32>(); }
 
 TEST_CASE("an initial adapter is the CPU's, its head read from the device") {
   const SequenceClassifier<Bert, CpuBackend<float>> expected(tiny_base<Bert, CpuBackend<float>>(), {}, everywhere);
@@ -40,8 +40,8 @@ TEST_CASE("an initial adapter is the CPU's, its head read from the device") {
 }
 
 TEST_CASE("a device that is not there is an error that says how many there are") {
-  CHECK_THROWS_WITH_AS(CudaBackend<float>(CudaOptions{.device = 3}), "[cuda device 3] expected one of 1, from 0, got no such device",
-                       CudaError);
+  CHECK_THROWS_WITH_AS(CudaBackend<float>(CudaOptions{.device = 3}),
+                       "[cuda device 3] expected one of 1, from 0, got no such device", CudaError);
 }
 
 }  // namespace fedlora::tests

@@ -14,12 +14,6 @@ namespace {
 
 using cuda::Stream;
 
-/// One rounding to T, as a share of the largest entry.
-template <class T>
-constexpr double bound = sizeof(T) == 4            ? 4e-6
-                         : std::is_same_v<T, Bf16> ? 4e-3
-                                                   : 5e-4;
-
 /// The two statistics of every row: {mean, 1 / deviation}.
 Values statistics_of(NormKind kind, const Values& x, double eps) {
   Values result(x.rows, 2);
@@ -85,7 +79,7 @@ void check_norm(NormKind kind, Index rows, Index cols, Rows layout, double eps =
   DeviceMatrix<float> statistics(rows, 2, layout), statistics_again(rows, 2, layout);
   forward(x_in.in(), y.view(), statistics, Stream{1});
   forward(y_again.in(), y_again.view(), statistics_again, Stream{2});
-  check_matrix(y, norm_of(kind, x, gamma, beta, eps), bound<T>, "y");
+  check_matrix(y, norm_of(kind, x, gamma, beta, eps), elementwise_bound<T>, "y");
   if (cols > 0) check_matrix(statistics, statistics_of(kind, x, eps), 1e-6, "statistics");
   CHECK(statistics.intact());
   CHECK(y_again.same_bits(y));
@@ -100,9 +94,9 @@ void check_norm(NormKind kind, Index rows, Index cols, Rows layout, double eps =
   backward(over.in(), over.view(), false, Stream{2});
   backward(dy_in.in(), sum.view(), true, Stream{1});
   backward(dy_in.in(), sum_again.view(), true, Stream{2});
-  check_matrix(dx, gradient, bound<T>, "dx");
+  check_matrix(dx, gradient, elementwise_bound<T>, "dx");
   CHECK(over.same_bits(dx));
-  check_matrix(sum, sum_of(gradient, dx0), bound<T>, "dx + …");
+  check_matrix(sum, sum_of(gradient, dx0), elementwise_bound<T>, "dx + …");
   CHECK(sum_again.same_bits(sum));
 }
 
@@ -152,10 +146,10 @@ TEST_CASE_TEMPLATE("a row does not depend on the others, nor much on how it lies
     for (Index i = 0; i < rows; ++i) forward(i, i + 1, gamma_in, alone);
     CHECK(alone.same_bits(y));
     forward(0, rows, gamma_in, y_odd);
-    CHECK(error_of(y_odd.values(), y.values()) <= bound<T>);
+    CHECK(error_of(y_odd.values(), y.values()) <= elementwise_bound<T>);
     const DeviceMatrix<T> gamma_odd(gamma, Rows::odd);
     forward(0, rows, gamma_odd, alone);
-    CHECK(error_of(alone.values(), y.values()) <= bound<T>);
+    CHECK(error_of(alone.values(), y.values()) <= elementwise_bound<T>);
     CHECK(alone.intact());
   }
 }
@@ -168,15 +162,16 @@ TEST_CASE_TEMPLATE("one operand that cannot be read by vectors is enough", T, fl
   for (int odd = 0; odd < 6; ++odd) {
     CAPTURE(odd);
     const auto layout = [&](int operand) { return operand == odd ? Rows::odd : Rows::aligned; };
-    const DeviceMatrix<T> x_in(x, layout(0)), gamma_in(gamma, layout(1)), beta_in(beta, layout(2)), dy_in(dy, layout(3));
+    const DeviceMatrix<T> x_in(x, layout(0)), gamma_in(gamma, layout(1)), beta_in(beta, layout(2)),
+        dy_in(dy, layout(3));
     DeviceMatrix<T> y(rows, cols, layout(4)), dx(rows, cols, layout(5));
     DeviceMatrix<float> statistics(rows, 2, Rows::aligned);
     cuda::norm_forward<T>(NormKind::layer_norm, x_in.in(), gamma_in.in().data, beta_in.in().data, eps, y.view(),
                           statistics.view(), Stream{1});
-    check_matrix(y, norm_of(NormKind::layer_norm, x, gamma, beta, eps), bound<T>, "y");
+    check_matrix(y, norm_of(NormKind::layer_norm, x, gamma, beta, eps), elementwise_bound<T>, "y");
     cuda::norm_backward<T>(NormKind::layer_norm, dy_in.in(), x_in.in(), statistics.in(), gamma_in.in().data, dx.view(),
                            false, Stream{1});
-    check_matrix(dx, gradient_of(NormKind::layer_norm, x, gamma, dy, eps), bound<T>, "dx");
+    check_matrix(dx, gradient_of(NormKind::layer_norm, x, gamma, dy, eps), elementwise_bound<T>, "dx");
   }
 }
 

@@ -24,9 +24,6 @@ using cuda::StepSegments;
 using cuda::StepState;
 using cuda::Stream;
 
-constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
-constexpr float infinity = std::numeric_limits<float>::infinity();
-
 /// One kind of optimizer: how to run it on the device, on the CPU in float, and by the formula in double.
 struct AdamWCase {
   cuda::AdamWParameters parameters;

@@ -72,8 +72,8 @@ struct Made {
 };
 
 /// An adapter of three parameters, trained by steps of one small product each; the third and later are captured.
-struct Client {
-  explicit Client(const Cuda& backend) : run(backend), trainee(run) {}
+struct SteppedClient {
+  explicit SteppedClient(const Cuda& backend) : run(backend), trainee(run) {}
 
   /// `extra(step)` is called within each step.
   template <class Extra>
@@ -112,7 +112,7 @@ struct Client {
   cuda::Trainee<Bf16> trainee;
 };
 
-std::vector<float> without_graphs(int steps) { return Client(Cuda(CudaOptions{.graphs = false})).train(steps); }
+std::vector<float> without_graphs(int steps) { return SteppedClient(Cuda(CudaOptions{.graphs = false})).train(steps); }
 
 /// Lets the next captures of the process fail as long as it lives.
 struct Faults {
@@ -182,16 +182,16 @@ TEST_CASE("what a step throws in a capture comes through, is no failure of the c
   const auto expected = without_graphs(3);
   const Cuda backend;
   const auto fail_with = [&](const auto& error) {
-    Client client(backend);
+    SteppedClient client(backend);
     client.train(3, [&](Index step) {
       if (step == 2) throw error;
     });
   };
   CHECK_THROWS_AS(fail_with(ShapeError("in a step")), ShapeError);
-  CHECK(Client(backend).train(3) == expected);
+  CHECK(SteppedClient(backend).train(3) == expected);
   CHECK_THROWS_AS(fail_with(CudaError("in a step")), CudaError);  // also when it runs without a graph
   CHECK_THROWS_AS(fail_with(std::logic_error("in a step")), std::logic_error);
-  CHECK(Client(backend).train(3) == expected);
+  CHECK(SteppedClient(backend).train(3) == expected);
   CHECK(backend.counts().captures_failed == 0);
   CHECK(backend.counts().captures_refused == 0);
   CHECK(backend.counts().runners_made == 1);
@@ -255,9 +255,9 @@ TEST_CASE("nothing that is bound to a caller's stream outlives its runner") {
   const cuda::OwnedStream callers;
   const Cuda backend(CudaOptions{.stream = callers.get()});
   const auto expected = without_graphs(3);
-  CHECK(Client(backend).train(3) == expected);
+  CHECK(SteppedClient(backend).train(3) == expected);
   CHECK(backend.memory_usage().in_use == 0);
-  CHECK(Client(backend).train(3) == expected);
+  CHECK(SteppedClient(backend).train(3) == expected);
   CHECK(backend.counts().runners_made == 2);
 }
 
@@ -267,7 +267,7 @@ TEST_CASE("a capture that fails anywhere is given up, counted and said once, and
     INFO(reason, ", call ", call);
     std::vector<std::string> said;
     const Cuda backend(CudaOptions{.on_notice = [&](const std::string& text) { said.push_back(text); }});
-    Client client(backend);
+    SteppedClient client(backend);
     {
       const Faults faults(fault, 2, call);
       CHECK(client.train(6) == expected);
@@ -295,7 +295,7 @@ TEST_CASE("after three failures one after another a runner captures no more, unt
   const Cuda backend;  // without anybody to be told
   const auto failed = [&](int captures) {
     const Faults faults(CaptureFault::end, captures);
-    CHECK(Client(backend).train(8) == expected);
+    CHECK(SteppedClient(backend).train(8) == expected);
     return backend.counts().captures_failed;
   };
   CHECK(failed(2) == 2);
@@ -315,10 +315,10 @@ TEST_CASE("a graph that fails when it has run in part ends training: its step ca
   const Cuda backend;
   {
     const Faults faults(CaptureFault::half_run, 1);
-    check_error<CudaError>([&] { Client(backend).train(3); }, {"cudaGraphLaunch"});
+    check_error<CudaError>([&] { SteppedClient(backend).train(3); }, {"cudaGraphLaunch"});
   }
   CHECK(backend.counts().captures_failed == 0);
-  CHECK(Client(backend).train(3) == expected);
+  CHECK(SteppedClient(backend).train(3) == expected);
 }
 
 TEST_CASE("a federation whose captures all fail has the bits of one whose captures succeed") {

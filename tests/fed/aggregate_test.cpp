@@ -14,6 +14,7 @@
 #include "fedlora/core/random.hpp"
 
 using namespace fedlora;
+using tests::same_bits;
 using tests::SoftmaxRegression;
 
 namespace {
@@ -28,11 +29,6 @@ std::vector<Update<T>> random_updates(const SoftmaxRegression<T>& model, std::ve
     updates.push_back(std::move(update));
   }
   return updates;
-}
-
-template <class T>
-bool same_bits(const Adapter<T>& a, const Adapter<T>& b) {
-  return std::memcmp(a.values().data(), b.values().data(), a.values().size_bytes()) == 0;
 }
 
 /// An algorithm that would only ever see masked sums.

@@ -15,6 +15,7 @@
 #include "fedlora/optim/sgd.hpp"
 
 using namespace fedlora;
+using tests::same_bits;
 using tests::SoftmaxRegression;
 using tests::toy_dataset;
 using tests::toy_partition;
@@ -39,11 +40,6 @@ double largest_difference(const Adapter<T>& a, const Adapter<T>& b) {
   for (std::size_t i = 0; i < a.values().size(); ++i)
     worst = std::max(worst, std::abs(static_cast<double>(a.values()[i]) - static_cast<double>(b.values()[i])));
   return worst;
-}
-
-template <class T>
-bool same_bits(const Adapter<T>& a, const Adapter<T>& b) {
-  return std::memcmp(a.values().data(), b.values().data(), a.values().size_bytes()) == 0;
 }
 
 }  // namespace
@@ -248,12 +244,12 @@ TEST_CASE("clipping bounds the step with FedProx's term in it") {
   const auto global = model.initial_adapter(4);
   const auto steps = [&](Index count) {  // of length 0.05 each, the second one away from where the term is zero
     return train(all_clients(clients, 9, 1), global,
-                 {.steps = count, .batch_size = 6, .clip_norm = 0.05, .mu = 1000})[0].adapter;
+                 {.steps = count, .batch_size = 6, .clip_norm = 0.05, .mu = 1000})[0]
+        .adapter;
   };
   const auto first = steps(1), second = steps(2);
   double sum = 0;
-  for (std::size_t i = 0; i < global.values().size(); ++i)
-    sum += std::pow(second.values()[i] - first.values()[i], 2);
+  for (std::size_t i = 0; i < global.values().size(); ++i) sum += std::pow(second.values()[i] - first.values()[i], 2);
   CHECK(std::sqrt(sum) == doctest::Approx(0.05).epsilon(1e-3));
 }
 

@@ -4,7 +4,6 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -12,8 +11,11 @@
 #include "fedlora/fed/ledger.hpp"
 #include "fedlora/fed/train.hpp"
 #include "fedlora/optim/adamw.hpp"
+#include "support.hpp"
 
 using namespace fedlora;
+using tests::has;
+using tests::same_bits;
 using tests::SoftmaxRegression;
 using tests::toy_dataset;
 using tests::toy_partition;
@@ -35,8 +37,6 @@ std::string rejection(const std::string& message, const std::shared_ptr<const Ad
   return "accepted";
 }
 
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
 }  // namespace
 
 TEST_CASE_TEMPLATE("messages come back with every bit", T, float, double) {
@@ -50,14 +50,12 @@ TEST_CASE_TEMPLATE("messages come back with every bit", T, float, double) {
   CHECK(back.metrics.loss_count == 55);
   CHECK(back.metrics.steps == 7);
   CHECK(back.metrics.seconds == 0);  // the clock is not sent
-  CHECK(std::memcmp(back.adapter.values().data(), update.adapter.values().data(), back.adapter.values().size_bytes()) ==
-        0);
+  CHECK(same_bits(back.adapter, update.adapter));
 
   const auto broadcast = parse_broadcast<T>(bytes_of(broadcast_message(update.adapter, 345, 12), "m"), model.layout());
   CHECK(broadcast.round == 345);
   CHECK(broadcast.client == 12);
-  CHECK(std::memcmp(broadcast.adapter.values().data(), update.adapter.values().data(),
-                    back.adapter.values().size_bytes()) == 0);
+  CHECK(same_bits(broadcast.adapter, update.adapter));
 }
 
 TEST_CASE("equal training gives equal bytes, whatever the clock says") {

@@ -17,6 +17,8 @@
 #include "support.hpp"
 
 using namespace fedlora;
+using tests::has;
+using tests::same_bits;
 using tests::SoftmaxRegression;
 using tests::TemporaryDirectory;
 using tests::toy_dataset;
@@ -24,12 +26,7 @@ using tests::toy_partition;
 
 namespace {
 
-template <class T>
-bool same_bits(const Adapter<T>& a, const Adapter<T>& b) {
-  return std::memcmp(a.values().data(), b.values().data(), a.values().size_bytes()) == 0;
-}
-
-constexpr std::uint64_t seed = 18'000'000'000'000'000'001ull;
+constexpr std::uint64_t large_seed = 18'000'000'000'000'000'001ull;
 
 /// A federation of the kind a program runs, from `state` to the end of `rounds`.
 template <class T>
@@ -55,7 +52,7 @@ template <class T>
 RunState<T> fresh(const SoftmaxRegression<T>& model) {
   RunState<T> state;
   state.config = {{"clients", 6}, {"lr", 0.02}, {"dtype", "f32"}, {"local", {{"batch", 4}, {"epochs", 1}}}};
-  state.seed = seed;
+  state.seed = large_seed;
   state.adapters = {model.initial_adapter(1)};
   return state;
 }
@@ -75,8 +72,6 @@ std::string rejection(const RunState<float>& state, const SoftmaxRegression<floa
   }
   return "accepted";
 }
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 std::string refusal(const Json& saved, const Json& now, const std::set<std::string>& may_differ) {
   try {
@@ -122,7 +117,7 @@ TEST_CASE("a state comes back whole") {
   save_run_state(state, directory.path() / "state");
   const auto back = load_run_state<float>(directory.path() / "state", model.layout());
   CHECK(back.config == state.config);
-  CHECK(back.seed == seed);
+  CHECK(back.seed == large_seed);
   CHECK(back.round == 3);
   REQUIRE(back.adapters.size() == 3);
   for (std::size_t i = 0; i < 3; ++i) CHECK(same_bits(back.adapters[i], state.adapters[i]));

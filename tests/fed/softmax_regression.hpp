@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <utility>
@@ -173,6 +174,11 @@ inline std::vector<std::vector<Index>> toy_partition(Index examples, Index clien
     for (; next < end; ++next) parts[static_cast<std::size_t>(k)].push_back(next);
   }
   return parts;
+}
+
+template <class T>
+bool same_bits(const Adapter<T>& a, const Adapter<T>& b) {
+  return std::memcmp(a.values().data(), b.values().data(), a.values().size_bytes()) == 0;
 }
 
 }  // namespace fedlora::tests

@@ -14,6 +14,7 @@
 #include "support.hpp"
 
 using namespace fedlora;
+using tests::has;
 using tests::read_text;
 using tests::TemporaryDirectory;
 using tests::write_text;
@@ -71,8 +72,6 @@ std::string mismatch(const TemporaryDirectory& directory, const std::shared_ptr<
   }
   return "nothing was thrown";
 }
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 }  // namespace
 

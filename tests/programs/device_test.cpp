@@ -11,7 +11,6 @@ namespace {
 
 using Arguments = std::vector<std::string>;
 
-const std::string stories = std::string(FEDLORA_TEST_DIR) + "/../examples/data/stories260K";
 
 /// Each program with little to do, and what is given beside.
 struct Programs {

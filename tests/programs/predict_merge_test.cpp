@@ -14,7 +14,6 @@ namespace fedlora::tests {
 namespace {
 
 namespace fs = std::filesystem;
-const std::string stories = std::string(FEDLORA_TEST_DIR) + "/../examples/data/stories260K";
 
 std::vector<Json> lines_of(const std::string& text) {
   std::vector<Json> lines;

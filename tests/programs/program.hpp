@@ -19,6 +19,9 @@
 
 namespace fedlora::tests {
 
+/// The model that the programs carry.
+inline const std::string stories = std::string(FEDLORA_TEST_DIR) + "/../examples/data/stories260K";
+
 struct Finished {
   int status = 0;  ///< exit status, or 128 + signal
   std::string out, err;
