@@ -46,6 +46,7 @@ inline std::optional<std::filesystem::path> shared_data() {
   return std::nullopt;
 }
 
+/// Whether `part` stands in `text`.
 inline bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 inline std::string read_text(const std::filesystem::path& path) {

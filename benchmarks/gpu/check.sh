@@ -16,7 +16,7 @@
 #         ceilings   what the device can do, and what our kernels reach   blocks       LoRA in two blocks, two variants
 #         again      what has failed before (failed_cases.txt in --prepared, or in --out, where check.sh leaves one)
 #         layers     LoRA in all blocks and in layers                     step         a step of BERT-base, with graphs and without
-#         peer       the same in PyTorch + peft                           profile      ncu: the four kernels that take longest in a step
+#         peer       the same in PyTorch + peft                           profile      ncu: our four kernels that take longest in a step
 #         minilm     MiniLM on AG News, one and two threads, and a CPU    stories      stories260K on CLINC150 in every type
 #         build      builds the programs here, for those who have a compiler and minutes
 # In --out: STAGE.txt (what was said, and its lines of the table), lora.json, table.md, and both of a run in two files named after
@@ -437,6 +437,7 @@ stage_again() {
 stage_ceilings() {
   need_gpu 'ceilings' || return
   need_program 'ceilings' fedlora-bench-ceilings-cuda || return
+  rm -f "$out/ceilings.json" # which is written in the end alone
   within 60 "$bin/fedlora-bench-ceilings-cuda" --limit "$(left)" --out "$out/ceilings.json" >"$work/said" 2>"$work/complaints"
   status=$?
   cat "$work/said" "$work/complaints"
@@ -482,9 +483,8 @@ lora_rows() {
   "$python" "$root/benchmarks/gpu/merge_json.py" $measured >"$work/lora.json" || { failed 'LoRA kernels' 'not JSON'; return; }
   cp "$work/lora.json" "$out/lora.json"
   "$python" "$root/benchmarks/lora_table.py" "$out/lora.json"
-  rates=$out/ceilings.json
-  [ -s "$rates" ] || rates=
-  "$python" "$root/benchmarks/gpu/model.py" "$out/lora.json" ${rates:+--ceilings "$rates"}
+  { [ -s "$out/ceilings.json" ] && "$python" "$root/benchmarks/gpu/model.py" "$out/lora.json" --ceilings "$out/ceilings.json"; } ||
+    "$python" "$root/benchmarks/gpu/model.py" "$out/lora.json"
   "$python" "$root/benchmarks/gpu/merge_json.py" --ratios "$out/lora.json" >"$work/ratios"
   while IFS='	' read -r what ratio; do row "$what" "$ratio"; done <"$work/ratios"
 }
@@ -557,7 +557,7 @@ stage_peer() {
 # slowest COUNT: of what ncu --csv says, the kernels that took most time together: 'name TAB what was seen' of each
 slowest() {
   awk -F '","' -v most="$1" '
-    function seen(id, metric, unit) { return of[id, metric] == "" ? "?" : sprintf("%.0f%s", of[id, metric], unit) }
+    function seen(metric, unit) { return (id, metric) in of ? sprintf("%.0f%s", of[id, metric], unit) : "?" }
     { gsub(/^"|"$/, "") }
     $1 == "ID" { for (i = 1; i <= NF; ++i) at[$i] = i }
     $1 ~ /^[0-9]+$/ && "Metric Value" in at {
@@ -567,25 +567,27 @@ slowest() {
       gsub(/fedlora::(cuda::)?/, "", kernel)
       value = $at["Metric Value"]
       gsub(/,/, "", value)
+      if (value !~ /^[0-9.]+(e[+-]?[0-9]+)?$/) next
       of[$1, $at["Metric Name"]] = value
       if ($at["Metric Name"] != "gpu__time_duration.sum") next
       ++launches[kernel]
       time[kernel] += value
       ++all
       whole += value
-      if (value + 0 >= of[longest[kernel], $at["Metric Name"]] + 0) longest[kernel] = $1
+      if (launches[kernel] == 1 || value + 0 > of[longest[kernel], $at["Metric Name"]] + 0) longest[kernel] = $1
     }
     END {
+      if (whole == 0) exit
       while (most-- > 0) {
         worst = ""
         for (kernel in time) if (worst == "" || time[kernel] > time[worst]) worst = kernel
         if (worst == "") exit
         id = longest[worst]
-        printf "ncu: %s\t%.0f %% of the time of %d launches of ours, in %d; the longest %.1f us, ", worst, 100 * time[worst] / whole, all,
-          launches[worst], of[id, "gpu__time_duration.sum"] / 1000
-        printf "memory %s, multiprocessors %s, warps %s, %s registers\n", seen(id, "dram__throughput.avg.pct_of_peak_sustained_elapsed", " %"),
-          seen(id, "sm__throughput.avg.pct_of_peak_sustained_elapsed", " %"),
-          seen(id, "sm__warps_active.avg.pct_of_peak_sustained_active", " %"), seen(id, "launch__registers_per_thread", "")
+        printf "ncu: `%s`\t%.0f %% of the time of %d launches of ours, in %d; the longest %.1f us, ", worst,
+          100 * time[worst] / whole, all, launches[worst], of[id, "gpu__time_duration.sum"] / 1000
+        printf "memory %s, multiprocessors %s, warps %s, %s registers\n", seen("dram__throughput.avg.pct_of_peak_sustained_elapsed", " %"),
+          seen("sm__throughput.avg.pct_of_peak_sustained_elapsed", " %"),
+          seen("sm__warps_active.avg.pct_of_peak_sustained_active", " %"), seen("launch__registers_per_thread", "")
         delete time[worst]
       }
     }'
@@ -597,17 +599,24 @@ stage_profile() {
     missed ncu 'not run: it is not installed'
     return
   fi
-  # About a step of a model that has every kernel of BERT-base and starts quickly, after about two that only warm up.
+  # From the steps of a model that has every kernel of BERT-base and starts quickly, after launches that only warm up.
+  count=120
   metrics=gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed
   metrics=$metrics,sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread
-  within 60 ncu --clock-control none --kernel-name-base demangled -k regex:fedlora --launch-skip 200 --launch-count 120 \
+  within 60 ncu --clock-control none --kernel-name-base demangled -k regex:fedlora --launch-skip 200 --launch-count $count \
     --kill yes --metrics $metrics --print-units base --csv "$bin/fedlora-bench-step-cuda" --layers 3 --graphs off >"$work/said" 2>&1
   status=$?
   cat "$work/said"
   slowest 4 <"$work/said" >"$work/slowest"
-  [ -s "$work/slowest" ] || missed ncu "$(why "$status"): $(grep -v '^"' "$work/said" | tail -n 1)"
   while IFS='	' read -r what said; do row "$what" "$said"; done <"$work/slowest"
+  # Its status says little: --kill ends the program.
+  launches=$(grep -c '"gpu__time_duration.sum"' "$work/said")
+  [ "$launches" -ge $count ] && [ -s "$work/slowest" ] || {
+    said=$(sed -n '/^==ERROR==/p' "$work/said" | head -n 1)
+    missed ncu "$launches of $count launches (status $status)${said:+: $said}"
+  }
 }
+
 # --- example federations ---------------------------------------------------------------------------------------------
 # federation NAME EXAMPLES ARGUMENTS...: runs it; sets $accuracy, $seconds (training), $per_second (examples trained; a client
 # trains EXAMPLES of them in a round, or "all" it has)

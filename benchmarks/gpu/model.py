@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What the linear layers of a Transformer block with LoRA should cost on a GPU: a model, nothing measured.
+"""What the linear layers of a Transformer block with LoRA should cost on a GPU: a model.
 
     model.py [--device h100|h200] [--copy TB/s] [--flops TFLOP/s] [--launch us] [--rows M] [--rank R] [--dropout P] [--parts]
     model.py lora.json        beside what fedlora-bench-lora-cuda measured (merge_json.py's output, or one --benchmark_out)
@@ -35,9 +35,9 @@ Rates: --copy is a device's own copy, bytes read + written. What is bound by mem
 shrink reaches --shrink and the passes --pass TB/s whatever the memory (they are bound by instructions and by latency).
 With dropout a mask of M K bits is drawn for each term in the shrink, in the pass over X and in the expand of backward, at
 --draws elements a second beside the bytes: what takes longer counts. Those three numbers are read off the compiled code,
-not measured (15 instructions an element at a third of the issue rate): fedlora-bench-ceilings-cuda measures the first two,
-and --ceilings reads its --copy, --flops, --launch, --shrink and --pass (over widths the median, from cold layers; --pass
-with the sums of the adapter's backward in it) where they are not given.
+not measured (15 instructions an element at a third of the issue rate): fedlora-bench-ceilings-cuda measures the first two.
+--ceilings takes them from what it wrote, and --copy, --flops and --launch too: the launches and sums in a measured time, which
+the model adds by itself, are taken off.
 
 Rows of the table; each has what the rows above it have, and p is 0 but in the second:
 
@@ -54,14 +54,15 @@ Rows of the table; each has what the rows above it have, and p is 0 but in the s
 and X (once, for dA) moved at the copy rate at the same time as operations run. `two passes` adds X (for S) and dY, read
 again, to products that are a step longer, all at the copy rate and without launches.
 
-`target` is the goal at M 8192 and r 16: 1.13, 1.09, 1.04, 1.02 on an H200. It assumes no launches and no tiles, products a step of 64 longer
-(a group as one), and X read once at the copy rate. On another device the part that is bytes costs 4.3 / --copy times
-as much, the longer products the same.
+`target` is the goal at M 8192 and r 16: 1.13, 1.09, 1.04, 1.02 on an H200. It assumes no launches and no tiles, products a step
+of 64 longer (a group as one), and X read once at the copy rate. On another device the part that is bytes costs
+4.3 / --copy times as much, the longer products the same; a measured copy does not move it.
 """
 
 import argparse
 import json
 import math
+import re
 import statistics
 import sys
 
@@ -95,11 +96,12 @@ class Model:
 
     def __init__(self, copy=DEVICES["h100"], flops=RATES["flops"], launch=RATES["launch"], rows=8192, rank=16, dropout=0.1,
                  share=0.85, shrink=RATES["shrink"], passes=RATES["passes"], draws=0.7, hidden=0.7, multiprocessors=132,
-                 tiles=((128, 256, 1.0), (128, 128, 0.88))):
+                 tiles=((128, 256, 1.0), (128, 128, 0.88)), goal_copy=None):
         self.copy, self.flops, self.launch, self.m, self.r, self.p = copy, flops, launch, rows, rank, dropout
         self.share, self.shrink, self.passes, self.draws, self.hidden = share, shrink, passes, draws, hidden
         self.multiprocessors, self.tiles = multiprocessors, tiles
         self.padded = up(rank, 8)
+        self.goal_copy = goal_copy or copy
 
     # --- launches ---
     def bytes_at(self, count, rate):
@@ -270,7 +272,7 @@ class Model:
         if block not in TARGET or (self.m, self.r) != (8192, 16):
             return None
         longer = self.longer_products(block, lambda k, outs: up(self.padded * len(outs), 64))
-        return 1 + longer + max(0.0, TARGET[block] - 1 - longer) * DEVICES["h200"] / self.copy
+        return 1 + longer + max(0.0, TARGET[block] - 1 - longer) * DEVICES["h200"] / self.goal_copy
 
     def variant(self, name, block, dropped):
         """The parts of a variant of benchmarks/lora/variants.cuh; None for one that is not there."""
@@ -344,26 +346,40 @@ def measured_in(path):
     return content.get("context", {}).get("device", ""), found, sorted(sizes)
 
 
-CEILINGS = {  # rate: (the lines of fedlora-bench-ceilings-cuda that begin and end so, their unit in that of the option)
-    "copy": ("copy by cudaMemcpyAsync", "", 1.0),
-    "flops": ("bf16 product of 8192 cubed", "", 1.0),
-    "launch": ("a launch in a graph of", "", 1.0),
-    "shrink": ("shrink of 1 term,", ", cold", 1e-3),
-    "passes": ("adapter backward,", ", cold", 1e-3),
-}
-
-
 def ceilings_in(path):
-    """({rate: value}, device) of a file that fedlora-bench-ceilings-cuda wrote; what it did not measure is not there."""
+    """({rate: value}, device) of a file that fedlora-bench-ceilings-cuda wrote; what it did not measure is not there.
+
+    Rates of kernels are the median over widths, from cold layers."""
     with open(path, encoding="utf-8") as file:
         content = json.load(file)
+    values = {each["what"]: each["value"] for each in content["measurements"]
+              if isinstance(each.get("value"), (int, float)) and 0 < each["value"] < math.inf}
     found = {}
-    for rate, (begin, end, unit) in CEILINGS.items():
-        values = [unit * each["value"] for each in content["measurements"]
-                  if each["what"].startswith(begin) and each["what"].endswith(end) and each.get("value", 0) > 0]
-        if values:
-            found[rate] = statistics.median(values)
-    return found, content.get("context", {}).get("device", "")
+    for rate, what in (("copy", "copy by cudaMemcpyAsync, 1 GiB"), ("launch", "a launch in a graph of 465")):
+        if what in values:
+            found[rate] = values[what]
+    model = Model(**{rate: found[rate] for rate in found}, flops=1.0)
+    assert (model.m, model.r) == (8192, 16)  # as those below
+    if "bf16 product of 8192 cubed" in values:
+        time = 2 * 8192**3 / values["bf16 product of 8192 cubed"] * 1e-6 - model.launch
+        if time > 0:
+            found["flops"] = model.product(8192, 8192) / time
+    shrinks, passes = [], []
+    for what, value in values.items():
+        size = re.search(r"^(shrink of 1 term|adapter backward), M 8192, width (\d+), cold$", what)
+        if size and size[1] == "adapter backward":
+            width = int(size[2])
+            parts = model.backward_parts(width, [width], {"pass": 1.0}, False, 0)
+            others = sum(us for name, us, _ in parts if not name.startswith("pass")) + len(parts) * model.launch
+            time = 4 * model.m * width / value * 1e-3
+            if time > others:
+                passes.append(sum(us for name, us, _ in parts if name.startswith("pass")) / (time - others))
+        elif size:
+            time = 2 * model.m * int(size[2]) / value * 1e-3 - model.launch
+            if time > 0:
+                shrinks.append((2 * model.m * int(size[2]) + 2 * model.m * model.padded) / time * 1e-6)
+    found.update({rate: statistics.median(each) for rate, each in (("shrink", shrinks), ("passes", passes)) if each})
+    return found, str(content.get("context", {}).get("device", ""))
 
 
 def tile(text):
@@ -375,7 +391,7 @@ def tile(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", nargs="?", help="what fedlora-bench-lora-cuda wrote")
-    parser.add_argument("--device", choices=sorted(DEVICES), help="sets --copy; h100, or the device of the file")
+    parser.add_argument("--device", choices=sorted(DEVICES), help="sets --copy, whatever --ceilings says; h100, or the device of the file")
     parser.add_argument("--copy", type=float, metavar="TB/s", help="3.0 for h100, 4.3 for h200")
     parser.add_argument("--flops", type=float, metavar="TFLOP/s", help=f"bf16 products of full waves ({RATES['flops']:g})")
     parser.add_argument("--launch", type=float, metavar="us", help=f"of each launch in a graph ({RATES['launch']:g})")
@@ -398,8 +414,10 @@ def main():
         sys.exit(f"model.py: {error}")
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         sys.exit(f"model.py: {arguments.ceilings}: not what fedlora-bench-ceilings-cuda writes: {error!r}")
-    arguments.device = arguments.device or device_of(their_device)
-    for rate in CEILINGS:
+    if arguments.device:
+        measured.pop("copy", None)
+    measured = {rate: value for rate, value in measured.items() if getattr(arguments, rate) is None}
+    for rate in ["copy", *RATES]:
         if getattr(arguments, rate) is None:
             setattr(arguments, rate, measured.get(rate, RATES.get(rate)))
     positive = [arguments.flops, arguments.rows, arguments.rank, arguments.share, arguments.shrink, arguments.passes,
@@ -414,15 +432,20 @@ def main():
         device, found, sizes = measured_in(arguments.json) if arguments.json else ("", {}, [])
     except (OSError, ValueError, AttributeError, KeyError) as error:
         sys.exit(f"model.py: {arguments.json}: {error}")
-    preset = arguments.device or device_of(device) or "h100"
-    copy = DEVICES[preset] if arguments.copy is None else arguments.copy
+    if device and their_device and device != their_device:
+        sys.exit(f"model.py: {arguments.ceilings} was measured on {their_device}, {arguments.json} on {device}")
+    known = arguments.device or device_of(device) or device_of(their_device)
+    copy = DEVICES[known or "h100"] if arguments.copy is None else arguments.copy
+    goal_copy = DEVICES[known] if known and arguments.ceilings else None  # a goal does not move with what is measured
 
     def model_for(rows, rank):
         return Model(copy, arguments.flops, arguments.launch, rows, rank, arguments.dropout, arguments.share, arguments.shrink,
-                     arguments.passes, arguments.draws, tiles=tuple(arguments.tiles))
+                     arguments.passes, arguments.draws, tiles=tuple(arguments.tiles), goal_copy=goal_copy)
 
     rates = (f"copy {copy:g} TB/s, {arguments.flops:g} TFLOP/s, {arguments.launch:g} us a launch, shrink {arguments.shrink:g} "
              f"and passes {arguments.passes:g} TB/s")
+    if arguments.ceilings:
+        rates += f" (measured: {', '.join(measured) or 'none'})"
     if not arguments.json:
         model = model_for(arguments.rows, arguments.rank)
         print(f"model: M {model.m}, r {model.r}, bf16, {rates}\n")

@@ -48,11 +48,11 @@ struct Numbers {
                                                                       : float32_tolerance;
 };
 
-/// What rounding to T may cost where a result is not a long sum, as a share of the largest entry.
+/// What rounding to T may cost where a result is no long sum, as a share of the largest entry.
 template <class T>
-inline constexpr double elementwise_bound = sizeof(T) == 4            ? 4e-6
-                                            : std::is_same_v<T, Bf16> ? 4e-3
-                                                                      : 5e-4;
+constexpr double rounding_bound(double in_float) {
+  return std::is_same_v<T, Bf16> ? 4e-3 : std::is_same_v<T, Half> ? 5e-4 : in_float;
+}
 
 inline constexpr float nan_value = std::numeric_limits<float>::quiet_NaN(),
                        infinity = std::numeric_limits<float>::infinity();
@@ -63,18 +63,6 @@ inline constexpr float nan_value = std::numeric_limits<float>::quiet_NaN(),
 
 /// How a matrix lies in memory.
 enum class Rows { aligned, odd };
-
-/// A low-rank term over the rows [begin, end) of a batch.
-struct LowRankCase {
-  Index rows, in, out, rank, begin, end;
-  double dropout = 0;
-  Rows kind = Rows::aligned;
-};
-
-template <class T>
-MatrixView<T> columns_of(MatrixView<T> view, Index begin, Index count) {
-  return {view.data + begin, view.rows, count, view.stride};
-}
 
 template <class T>
 class DeviceMatrix {

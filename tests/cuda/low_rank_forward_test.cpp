@@ -7,7 +7,7 @@
 #include <cmath>
 #include <vector>
 
-#include "cuda/device_matrix.hpp"
+#include "cuda/low_rank.hpp"
 #include "errors.hpp"
 #include "fedlora/backend/cpu/dropout.hpp"
 

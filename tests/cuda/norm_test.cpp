@@ -79,7 +79,7 @@ void check_norm(NormKind kind, Index rows, Index cols, Rows layout, double eps =
   DeviceMatrix<float> statistics(rows, 2, layout), statistics_again(rows, 2, layout);
   forward(x_in.in(), y.view(), statistics, Stream{1});
   forward(y_again.in(), y_again.view(), statistics_again, Stream{2});
-  check_matrix(y, norm_of(kind, x, gamma, beta, eps), elementwise_bound<T>, "y");
+  check_matrix(y, norm_of(kind, x, gamma, beta, eps), rounding_bound<T>(4e-6), "y");
   if (cols > 0) check_matrix(statistics, statistics_of(kind, x, eps), 1e-6, "statistics");
   CHECK(statistics.intact());
   CHECK(y_again.same_bits(y));
@@ -94,9 +94,9 @@ void check_norm(NormKind kind, Index rows, Index cols, Rows layout, double eps =
   backward(over.in(), over.view(), false, Stream{2});
   backward(dy_in.in(), sum.view(), true, Stream{1});
   backward(dy_in.in(), sum_again.view(), true, Stream{2});
-  check_matrix(dx, gradient, elementwise_bound<T>, "dx");
+  check_matrix(dx, gradient, rounding_bound<T>(4e-6), "dx");
   CHECK(over.same_bits(dx));
-  check_matrix(sum, sum_of(gradient, dx0), elementwise_bound<T>, "dx + …");
+  check_matrix(sum, sum_of(gradient, dx0), rounding_bound<T>(4e-6), "dx + …");
   CHECK(sum_again.same_bits(sum));
 }
 
@@ -146,10 +146,10 @@ TEST_CASE_TEMPLATE("a row does not depend on the others, nor much on how it lies
     for (Index i = 0; i < rows; ++i) forward(i, i + 1, gamma_in, alone);
     CHECK(alone.same_bits(y));
     forward(0, rows, gamma_in, y_odd);
-    CHECK(error_of(y_odd.values(), y.values()) <= elementwise_bound<T>);
+    CHECK(error_of(y_odd.values(), y.values()) <= rounding_bound<T>(4e-6));
     const DeviceMatrix<T> gamma_odd(gamma, Rows::odd);
     forward(0, rows, gamma_odd, alone);
-    CHECK(error_of(alone.values(), y.values()) <= elementwise_bound<T>);
+    CHECK(error_of(alone.values(), y.values()) <= rounding_bound<T>(4e-6));
     CHECK(alone.intact());
   }
 }
@@ -168,10 +168,10 @@ TEST_CASE_TEMPLATE("one operand that cannot be read by vectors is enough", T, fl
     DeviceMatrix<float> statistics(rows, 2, Rows::aligned);
     cuda::norm_forward<T>(NormKind::layer_norm, x_in.in(), gamma_in.in().data, beta_in.in().data, eps, y.view(),
                           statistics.view(), Stream{1});
-    check_matrix(y, norm_of(NormKind::layer_norm, x, gamma, beta, eps), elementwise_bound<T>, "y");
+    check_matrix(y, norm_of(NormKind::layer_norm, x, gamma, beta, eps), rounding_bound<T>(4e-6), "y");
     cuda::norm_backward<T>(NormKind::layer_norm, dy_in.in(), x_in.in(), statistics.in(), gamma_in.in().data, dx.view(),
                            false, Stream{1});
-    check_matrix(dx, gradient_of(NormKind::layer_norm, x, gamma, dy, eps), elementwise_bound<T>, "dx");
+    check_matrix(dx, gradient_of(NormKind::layer_norm, x, gamma, dy, eps), rounding_bound<T>(4e-6), "dx");
   }
 }
 

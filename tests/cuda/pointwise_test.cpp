@@ -88,7 +88,7 @@ void check_in_place(const Values& before, Rows kind, const Values& expected, con
   DeviceMatrix<T> to(before, kind), again(before, kind);
   operation(to.view(), Stream{1});
   operation(again.view(), Stream{2});
-  check_matrix(to, expected, elementwise_bound<T>, what);
+  check_matrix(to, expected, rounding_bound<T>(4e-6), what);
   CHECK(again.same_bits(to));
 }
 
@@ -99,7 +99,7 @@ void check_output(Rows kind, const Values& expected, const char* what,
   DeviceMatrix<T> to(expected.rows, expected.cols, kind), again(expected.rows, expected.cols, kind);
   operation(to.view(), Stream{1});
   operation(again.view(), Stream{2});
-  check_matrix(to, expected, elementwise_bound<T>, what);
+  check_matrix(to, expected, rounding_bound<T>(4e-6), what);
   CHECK(again.same_bits(to));
 }
 
@@ -197,8 +197,8 @@ TEST_CASE_TEMPLATE("gated activations, forward and backward", T, float, Bf16, Ha
       DeviceMatrix<T> dgate_out(rows, cols, kind), dup_out(rows, cols, kind);
       cuda::gated_backward<T>(activation, gate_in.in(), up_in.in(), dy_in.in(), dgate_out.view(), dup_out.view(),
                               Stream{1});
-      check_matrix(dgate_out, dgate, elementwise_bound<T>, "dgate");
-      check_matrix(dup_out, dup, elementwise_bound<T>, "dup");
+      check_matrix(dgate_out, dgate, rounding_bound<T>(4e-6), "dgate");
+      check_matrix(dup_out, dup, rounding_bound<T>(4e-6), "dup");
       check_in_place<T>(dy, kind, dup, "dup over dy", [&](MatrixView<T> to, Stream stream) {
         DeviceMatrix<T> dgate_again(gate, kind);
         cuda::gated_backward<T>(activation, dgate_again.in(), up_in.in(), to, dgate_again.view(), to, stream);

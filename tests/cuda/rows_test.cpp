@@ -13,12 +13,6 @@
 namespace fedlora::tests {
 namespace {
 
-/// What one rounding to T may cost, as a share of the largest entry.
-template <class T>
-constexpr double one_rounding = std::is_same_v<T, Bf16>   ? 4e-3
-                                : std::is_same_v<T, Half> ? 5e-4
-                                                          : 3e-7;
-
 /// `count` numbers below `limit`, in no simple order.
 std::vector<std::int32_t> some_rows(Index count, Index limit, std::uint64_t seed) {
   RandomSequence draws(derive_key(seed, Purpose::user, count));
@@ -72,7 +66,7 @@ void check_embed(std::size_t count, Index rows, Index cols, Rows kind) {
   const auto y = twice<T>(
       [&] { return DeviceMatrix<T>(rows, cols, kind); },
       [&](DeviceMatrix<T>& to, cuda::Stream stream) { cuda::embed<T>(views, id_pointers, to.view(), stream); });
-  check_matrix(y, expected, count == 1 ? 0.0 : one_rounding<T>, "y");
+  check_matrix(y, expected, count == 1 ? 0.0 : rounding_bound<T>(3e-7), "y");
 }
 
 template <class T>
@@ -102,7 +96,7 @@ void check_gather_and_scatter(Index rows, Index cols, Rows kind) {
   Values sums = table;
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < cols; ++j) sums(given[static_cast<std::size_t>(i)], j) += part(i, j);
-  check_matrix(scattered, sums, one_rounding<T>, "scattered");
+  check_matrix(scattered, sums, rounding_bound<T>(3e-7), "scattered");
 }
 
 /// Sequences of these lengths, after `before` rows and before `after` rows that belong to none.
@@ -135,8 +129,8 @@ void check_means(const std::vector<Index>& lengths, Index before, Index after, I
         means(s, j) += x(i, j) / length;
         gradient(i, j) = dy(s, j) / length;
       }
-  check_matrix(y, means, one_rounding<T>, "means");
-  check_matrix(dx, gradient, one_rounding<T>, "gradient");
+  check_matrix(y, means, rounding_bound<T>(3e-7), "means");
+  check_matrix(dx, gradient, rounding_bound<T>(3e-7), "gradient");
   for (Index i = 0; i < rows; ++i)
     if (cols > 0 && (i < before || i >= rows - after))
       CHECK(static_cast<double>(static_cast<float>(dx.in()(i, 0))) == dx0(i, 0));
@@ -176,7 +170,7 @@ void check_rotate(Index rows, Index heads, Index head_dim, Rows kind) {
                                    cuda::rotate<T>(to.view(), heads, head_dim, at.data(), cosines_in.in(),
                                                    sines_in.in(), inverse, stream);
                                  });
-    check_matrix(turned, expected, one_rounding<T>, "turned");
+    check_matrix(turned, expected, rounding_bound<T>(3e-7), "turned");
   }
 }
 

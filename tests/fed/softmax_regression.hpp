@@ -176,6 +176,7 @@ inline std::vector<std::vector<Index>> toy_partition(Index examples, Index clien
   return parts;
 }
 
+/// Whether two adapters hold the same values, bit by bit.
 template <class T>
 bool same_bits(const Adapter<T>& a, const Adapter<T>& b) {
   return std::memcmp(a.values().data(), b.values().data(), a.values().size_bytes()) == 0;

@@ -11,7 +11,6 @@ namespace {
 
 using Arguments = std::vector<std::string>;
 
-
 /// Each program with little to do, and what is given beside.
 struct Programs {
   TemporaryDirectory scratch;

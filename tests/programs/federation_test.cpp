@@ -262,7 +262,7 @@ TEST_CASE("more rounds go on where fewer ended; anything else must match") {
 TEST_CASE("a run does not go on over another base") {
   const Federation federation;
   const fs::path model = federation.scratch.path() / "model";
-  fs::copy(fs::path(FEDLORA_TEST_DIR) / "../examples/data/stories260K", model);
+  fs::copy(stories, model);
   const auto run = [&](const std::string& rounds) {
     return federation.run("out", {"--mode", "federated", "--model", model.string(), "--rounds", rounds, "--resume"});
   };
@@ -318,7 +318,7 @@ TEST_CASE("wrong usage is status 2, an error status 1, and both name what is wro
 TEST_CASE("a broken model directory is an error that names file and tensor") {
   const Federation federation;
   const fs::path model = federation.scratch.path() / "model";
-  const fs::path source = fs::path(FEDLORA_TEST_DIR) / "../examples/data/stories260K";
+  const fs::path source = stories;
   const auto fails = [&](const std::string& part) {
     const Finished run = federation.run("out", {"--model", model.string()});
     INFO(run.err);
@@ -361,8 +361,8 @@ TEST_CASE("a full disk is an error, and the last good state stays") {
   REQUIRE(federation.run("whole", {"--mode", "federated"}).status == 0);
   CHECK(federation.result("full") == federation.result("whole"));
 
-  Program other(federation.scratch.path(), "federation", federation.arguments("full", {"--mode", "federated", "--seed", "4"}),
-                "", 65536);
+  Program other(federation.scratch.path(), "federation",
+                federation.arguments("full", {"--mode", "federated", "--seed", "4"}), "", 65536);
   CHECK(other.wait().status == 1);  // what was there before is still there
   CHECK(federation.result("full") == federation.result("whole"));
   CHECK(fs::exists(federation.scratch.path() / "full/adapter/adapter_config.json"));
