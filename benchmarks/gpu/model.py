@@ -358,7 +358,7 @@ def ceilings_in(path):
     for rate, what in (("copy", "copy by cudaMemcpyAsync, 1 GiB"), ("launch", "a launch in a graph of 465")):
         if what in values:
             found[rate] = values[what]
-    model = Model(**{rate: found[rate] for rate in found}, flops=1.0)
+    model = Model(**found, flops=1.0)
     assert (model.m, model.r) == (8192, 16)  # as those below
     if "bf16 product of 8192 cubed" in values:
         time = 2 * 8192**3 / values["bf16 product of 8192 cubed"] * 1e-6 - model.launch
