@@ -74,6 +74,18 @@ TEST_CASE("a sharded checkpoint with a prefix has the same base, and one warning
   CHECK(base.head.contains("bert.pooler.dense.weight"));
 }
 
+TEST_CASE("a checkpoint's problem type is read, under the names of transformers") {
+  const auto read = [](const Json& problem_type) {
+    Json config = config_in(models() / "bert");
+    config["problem_type"] = problem_type;
+    return Bert::read_config(config, "config.json").problem_type;
+  };
+  CHECK(read("single_label_classification") == ProblemType::single_label);
+  CHECK(read("regression") == ProblemType::regression);
+  CHECK(read("multi_label_classification") == ProblemType::multi_label);
+  CHECK(read(nullptr) == std::nullopt);
+}
+
 TEST_CASE("weights in 16 bits are widened exactly, and an integer buffer is passed over") {
   const Golden golden("bert");
   for (const char* kind : {"f16", "bf16"}) {
@@ -126,9 +138,9 @@ TEST_CASE("tied, biased and untied Llamas give transformers' next-token logits")
     for (Index i = 0; i < data.size(); ++i)
       for (Index row = data.offsets[static_cast<std::size_t>(i)];
            row + 1 < data.offsets[static_cast<std::size_t>(i) + 1]; ++row)
-        losses.push_back(
-            cpu::cross_entropy_loss<double>({logits.data() + row * base.config().vocab_size, 1, base.config().vocab_size},
-                                            &data.tokens[static_cast<std::size_t>(row) + 1]));
+        losses.push_back(cpu::cross_entropy_loss<double>(
+            {logits.data() + row * base.config().vocab_size, 1, base.config().vocab_size},
+            &data.tokens[static_cast<std::size_t>(row) + 1]));
     CHECK(relative_error(losses, golden.tensor(name + ".lm_losses")) <= 1e-9);
   }
 }
@@ -182,6 +194,9 @@ TEST_CASE("fields of config.json that cannot be are refused by name") {
   refuse("bert", {{"hidden_dropout_prob", 1.0}}, {"field hidden_dropout_prob", "[0, 1)"});
   refuse("bert", {{"position_embedding_type", "relative_key"}}, {"field position_embedding_type", "relative_key"});
   refuse("bert", {{"id2label", {{"0", "a"}, {"2", "b"}}}}, {"field id2label", "2"});
+  refuse("bert", {{"problem_type", "ranking"}}, {"field problem_type", "multi_label_classification", "'ranking'"});
+  refuse("bert", {{"problem_type", "single_label_classification"}, {"id2label", {{"0", "LABEL_0"}}}},
+         {"field problem_type", "regression"});
   refuse("roberta", {{"pad_token_id", 4000}}, {"field pad_token_id", "4000"});
   refuse("llama", {{"num_key_value_heads", 3}}, {"4 and 3"});
   refuse("llama", {{"head_dim", 7}}, {"field head_dim", "even", "7"});

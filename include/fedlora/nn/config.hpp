@@ -4,6 +4,7 @@
 
 #include <array>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +24,28 @@ struct RopeScaling {
   double high_frequency_factor = 4;
   double original_max_positions = 8192;
 };
+
+/// What a classification head is trained for, and with which loss; transformers' `problem_type`.
+enum class ProblemType {
+  single_label,  ///< one of several labels: softmax cross-entropy
+  regression,    ///< one number or several: mean squared error
+  multi_label,   ///< any set of the labels: binary cross-entropy of every label
+};
+
+/// As config.json spells them, by number.
+inline constexpr std::array<std::string_view, 3> problem_type_names = {"single_label_classification", "regression",
+                                                                       "multi_label_classification"};
+
+constexpr std::string_view problem_type_name(ProblemType type) {
+  return problem_type_names[static_cast<std::size_t>(type)];
+}
+
+/// The type that a name in config.json spells, or none.
+constexpr std::optional<ProblemType> problem_type_of(std::string_view name) {
+  for (std::size_t i = 0; i < problem_type_names.size(); ++i)
+    if (name == problem_type_names[i]) return static_cast<ProblemType>(i);
+  return std::nullopt;
+}
 
 /// A Transformer's sizes and constants, whatever its family.
 struct ModelConfig {
@@ -49,7 +72,8 @@ struct ModelConfig {
   double classifier_dropout = 0;
   double initializer_range = 0.02;
   std::vector<std::string> architectures;
-  std::vector<std::string> id2label;  ///< of the checkpoint's own head; empty when it names none
+  std::vector<std::string> id2label;        ///< of the checkpoint's own head; empty when it names none
+  std::optional<ProblemType> problem_type;  ///< of the checkpoint's own head; absent when it names none
 };
 
 /// The linear layers of a block, in the order transformers holds them.
@@ -146,6 +170,15 @@ inline void read_common(const Json& json, std::string_view file, ModelConfig& co
       fail<ConfigError>(std::string(file) + ", field id2label",
                         "the keys \"0\" to \"" + std::to_string(labels.size() - 1) + "\"", in_quotes(key));
     config.id2label[id] = label;
+  }
+  if (const auto name = json_get_or<std::string>(json, "problem_type", file, ""); !name.empty()) {
+    config.problem_type = problem_type_of(name);
+    const std::string field = std::string(file) + ", field problem_type";
+    if (!config.problem_type)
+      fail<ConfigError>(field, "regression, single_label_classification, multi_label_classification or null",
+                        in_quotes(name));
+    if (config.problem_type == ProblemType::single_label && config.id2label.size() == 1)
+      fail<ConfigError>(field, "regression for a single label (transformers refuses this too)", in_quotes(name));
   }
   if (config.kv_heads == 0) config.kv_heads = config.heads;
   if (config.head_dim == 0) {
