@@ -13,6 +13,7 @@
 #include "fedlora/core/parallel.hpp"
 #include "fedlora/core/random.hpp"
 #include "fedlora/core/shape.hpp"
+#include "fedlora/core/standard.hpp"
 #include "fedlora/core/step.hpp"
 #include "fedlora/core/utf8.hpp"
 #include "fedlora/data/csv.hpp"

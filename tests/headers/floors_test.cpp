@@ -125,6 +125,15 @@ TEST_CASE("every header keeps the floors, carries the licence and stays short") 
   CHECK(headers > 5);
 }
 
+TEST_CASE("every header asks for C++20 before it uses it") {
+  for (const auto& entry : fs::recursive_directory_iterator(include_dir())) {
+    if (!entry.is_regular_file()) continue;
+    const std::string name = fs::relative(entry.path(), include_dir()).generic_string();
+    const bool numbers_alone = name == "version.hpp" || name == "data/tokenizer/unicode_exceptions.hpp";
+    CHECK_MESSAGE(reached_from(name).contains("core/standard.hpp") != numbers_alone, name);
+  }
+}
+
 TEST_CASE("the umbrella includes every header that needs no optional component, and no other") {
   // What a component or a tool's author asks for by name.
   const auto by_name_only = [](const std::string& name, const std::string& text) {

@@ -300,3 +300,16 @@ TEST_CASE("a hostile name cannot steer the terminal that shows the message") {
   CHECK(detail::in_quotes("a\x1b[2J\n\x7f") == "'a\\x1b[2J\\x0a\\x7f'");
   CHECK(detail::in_quotes(std::string(200, 'x')) == "'" + std::string(120, 'x') + "…'");
 }
+
+TEST_CASE("two directories change places in one step") {
+  const TemporaryDirectory dir;
+  const std::string a = (dir.path() / "a").string(), b = (dir.path() / "b").string();
+  for (const std::string& name : {a, b}) {
+    fs::create_directory(name);
+    write_text(name + "/who", name);
+  }
+  REQUIRE(detail::exchange_names(a.c_str(), b.c_str()) == 0);
+  CHECK(read_text(a + "/who") == b);
+  CHECK(read_text(b + "/who") == a);
+  CHECK(detail::exchange_names(a.c_str(), (a + "/../none").c_str()) == ENOENT);
+}

@@ -2,6 +2,8 @@
 // An optimizer's step as values, for backends that take it where the parameters are, in one pass.
 #pragma once
 
+#include "fedlora/core/standard.hpp"
+
 namespace fedlora {
 
 /// AdamW with the order of operations of torch.optim.AdamW; optim/adamw.hpp has the formula.

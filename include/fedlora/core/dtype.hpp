@@ -7,6 +7,8 @@
 #include <optional>
 #include <string_view>
 
+#include "fedlora/core/standard.hpp"
+
 namespace fedlora {
 
 /// Every element type of safetensors.

@@ -10,7 +10,22 @@
 #include <thread>
 #include <vector>
 
+#include "fedlora/core/standard.hpp"
+
 namespace fedlora {
+
+namespace detail {
+
+/// Threads that are waited for at the end of the scope, whatever ends it. (libc++ has std::jthread since version 20
+/// only.)
+struct JoinedThreads {
+  std::vector<std::thread> threads;
+  ~JoinedThreads() {
+    for (std::thread& thread : threads) thread.join();
+  }
+};
+
+}  // namespace detail
 
 /// The number of workers `threads` asks for: itself, or one per hardware thread when it is 0.
 inline int worker_count(int threads) {
@@ -50,9 +65,9 @@ void parallel_for(std::size_t items, int threads, Work&& work) {
     }
   };
   {
-    std::vector<std::jthread> pool;
-    pool.reserve(static_cast<std::size_t>(workers - 1));
-    for (int worker = 1; worker < workers; ++worker) pool.emplace_back(loop, worker);
+    detail::JoinedThreads pool;
+    pool.threads.reserve(static_cast<std::size_t>(workers - 1));
+    for (int worker = 1; worker < workers; ++worker) pool.threads.emplace_back(loop, worker);
     loop(0);
   }
   if (error) std::rethrow_exception(error);

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "fedlora/core/standard.hpp"
+
 #if defined(__CUDACC__)
 #define FEDLORA_HOST_DEVICE __host__ __device__
 #else

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "fedlora/core/standard.hpp"
+
 namespace fedlora {
 
 /// A run of sequences that share one adapter and one gradient: a client in a batch of several, or the whole batch.

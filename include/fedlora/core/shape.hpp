@@ -7,6 +7,8 @@
 #include <string>
 #include <type_traits>
 
+#include "fedlora/core/standard.hpp"
+
 namespace fedlora {
 
 /// Rows, columns, counts and offsets. Signed, so that differences are safe.

@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "fedlora/core/standard.hpp"
+
 namespace fedlora::detail {
 
 /// The byte offset of the first byte that is not part of well-formed UTF-8 (Unicode 15, table 3-7: no overlong forms,

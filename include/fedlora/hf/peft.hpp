@@ -3,8 +3,6 @@
 // adapter_model.safetensors, read and written so that `PeftModel.from_pretrained` and this library are interchangeable.
 #pragma once
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -332,11 +330,6 @@ struct RemovedDirectory {
   }
 };
 
-inline void flush_directory(const std::filesystem::path& path) {
-  const FileDescriptor file(open_retrying(path.c_str(), O_RDONLY | O_DIRECTORY));
-  if (file.valid()) synchronise(file.get());
-}
-
 }  // namespace detail
 
 /// Reads adapter_config.json, and the names and shapes in adapter_model.safetensors.
@@ -455,14 +448,12 @@ void save_peft(const Adapter<T>& adapter, const std::filesystem::path& directory
     fail<IoError>(fresh.string(), "a directory that can be made", error ? error.message() : "an existing one");
   const detail::RemovedDirectory removed{fresh};  // afterwards it is gone, or holds the old adapter
   write_both(fresh);
-  const int renamed = exists ? ::renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE)
-                             : ::rename(fresh.c_str(), target.c_str());
-  if (renamed != 0) {
-    const int reason = errno;
-    if (exists && (reason == EINVAL || reason == ENOSYS)) return write_both(target);
-    fail<IoError>(directory.string(), "a directory that can be replaced", detail::errno_text(reason));
-  }
-  detail::flush_directory(target.parent_path());
+  const int reason = exists ? detail::exchange_names(fresh.c_str(), target.c_str())
+                     : ::rename(fresh.c_str(), target.c_str()) == 0 ? 0
+                                                                    : errno;
+  if (reason == ENOTSUP) return write_both(target);
+  if (reason != 0) fail<IoError>(directory.string(), "a directory that can be replaced", detail::errno_text(reason));
+  detail::synchronise_directory(target.parent_path());
 }
 
 }  // namespace fedlora

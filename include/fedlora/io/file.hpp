@@ -2,7 +2,12 @@
 // Files: mapped read-only, written atomically, and found in a model directory or in memory. POSIX.
 #pragma once
 
+#if defined(_WIN32)
+#error "fedlora needs a POSIX system: on Windows compile it in WSL"
+#endif
+
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -100,6 +105,26 @@ inline int write_all(int fd, std::span<const std::byte> data) {
   return 0;
 }
 
+/// Lets two names change places in one step. Returns errno or 0; ENOTSUP where the system or the file system cannot.
+inline int exchange_names(const char* one, const char* other) {
+#if defined(RENAME_EXCHANGE)  // Linux
+  const int result = ::renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE);
+#elif defined(RENAME_SWAP)  // macOS
+  const int result = ::renamex_np(one, other, RENAME_SWAP);
+#else
+  const int result = (static_cast<void>(one), static_cast<void>(other), errno = ENOTSUP, -1);
+#endif
+  if (result == 0) return 0;
+  return errno == EINVAL || errno == ENOSYS ? ENOTSUP : errno;
+}
+
+/// fsync of a directory: what was renamed in it stays so after a power failure. One that may not be read is passed
+/// over. Returns errno or 0.
+inline int synchronise_directory(const std::filesystem::path& path) {
+  const FileDescriptor file(open_retrying(path.c_str(), O_RDONLY | O_DIRECTORY));
+  return file.valid() ? synchronise(file.get()) : 0;
+}
+
 }  // namespace detail
 
 /// Maps a regular file read-only. An empty file gives an empty span. The bytes are the file's as long as nobody
@@ -187,11 +212,8 @@ inline void write_file_atomically(const std::filesystem::path& path, std::span<c
   }
   // The new contents are in place; what could still be lost in a power failure is the name. A directory that may be
   // written but not read cannot be opened for this, which is no reason to report a failed write.
-  const detail::FileDescriptor parent(detail::open_retrying(directory.c_str(), O_RDONLY | O_DIRECTORY));
-  if (parent.valid()) {
-    error = detail::synchronise(parent.get());
-    if (error != 0) failed("a directory that can be flushed to disk", error);
-  }
+  error = detail::synchronise_directory(directory);
+  if (error != 0) failed("a directory that can be flushed to disk", error);
 }
 
 /// The same for text.
