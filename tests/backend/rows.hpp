@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every backend does with rows: embedding, gathering, pooling, cross-entropy, dropout by address; and what goes
-// between its memory and the host's.
+// What every backend does with rows: embedding, gathering, pooling, losses, dropout by address; and what goes between
+// its memory and the host's.
 #pragma once
 
 #include "backend/conformance.hpp"
@@ -179,6 +179,51 @@ TEST_CASE_TEMPLATE_DEFINE("cross-entropy, its gradient, and rows without a label
         CHECK(std::abs(run.take_loss() - expected) <= bound * (1 + expected));
         CHECK(run.take_loss() == 0);
         check_close(in_place, gradient, classes == 1 ? 1e-30 : 2 * tolerance<B>, "gradient");
+      }
+  });
+}
+
+TEST_CASE_TEMPLATE_DEFINE("mean squared error and binary cross-entropy, and their gradients", B, target_losses) {
+  using T = typename B::Element;
+  using S = typename B::Scalar;
+  Worker<B> run;
+  in_every_layout<B>([&] {
+    for (const Index columns : sizes<Index>({1, 2, 3, 16, 33, 70}))
+      for (const double size : {1.0, 1000.0}) {
+        CAPTURE(columns);
+        CAPTURE(size);
+        run.reset();
+        const Values outputs = random_for<B>(6, columns, 1, size), numbers = random_values(6, columns, 2);
+        std::vector<S> targets(numbers.data.begin(), numbers.data.end()), flags(targets);
+        for (S& flag : flags) flag = flag > S(0) ? S(1) : S(0);
+        const S* const placed_targets = run.place(std::span<const S>(targets));
+        const S* const placed_flags = run.place(std::span<const S>(flags));
+        run.flush();
+        const double weight = 0.375, share = weight / static_cast<double>(columns);
+        double squares = 0, entropies = 0;
+        Values square_slopes(6, columns), entropy_slopes(6, columns);
+        for (Index i = 0; i < 6; ++i)
+          for (Index j = 0; j < columns; ++j) {
+            const auto at = static_cast<std::size_t>(i * columns + j);
+            const double error = outputs(i, j) - static_cast<double>(targets[at]);
+            squares += error * error / static_cast<double>(columns);
+            square_slopes(i, j) = loss_scale<B> * share * 2 * error;
+            const double towards = flags[at] > S(0) ? outputs(i, j) : -outputs(i, j);  // -log σ(towards)
+            entropies += (towards > 0 ? std::log1p(std::exp(-towards)) : std::log1p(std::exp(towards)) - towards) /
+                         static_cast<double>(columns);
+            entropy_slopes(i, j) =
+                loss_scale<B> * share * (1 / (1 + std::exp(-outputs(i, j))) - static_cast<double>(flags[at]));
+          }
+        const double bound = std::is_same_v<T, double> ? 1e-12 : 1e-5;
+        Guarded<T> regression(outputs), labels(outputs);
+        run.mean_squared_error(regression.view(), placed_targets, weight);
+        CHECK(std::abs(run.take_loss() - squares) <= bound * (1 + squares));
+        run.binary_cross_entropy(labels.view(), placed_flags, weight);
+        CHECK(std::abs(run.take_loss() - entropies) <= bound * (1 + entropies));
+        CHECK(run.take_loss() == 0);
+        check_close(labels, entropy_slopes, 2 * tolerance<B>, "gradient of binary cross-entropy");
+        if (size < 1000 || !std::is_same_v<T, Half>)  // its loss scale has no room for these
+          check_close(regression, square_slopes, 2 * tolerance<B>, "gradient of mean squared error");
       }
   });
 }

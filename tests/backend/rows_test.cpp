@@ -11,6 +11,7 @@ TEST_CASE_TEMPLATE_APPLY(rows, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(transfers, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(pooling, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(loss, CpuBackends);
+TEST_CASE_TEMPLATE_APPLY(target_losses, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(dropout_mask, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(dropout_rate, CpuBackends);
 

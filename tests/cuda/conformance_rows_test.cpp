@@ -10,6 +10,7 @@ TEST_CASE_TEMPLATE_APPLY(rows, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(transfers, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(pooling, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(loss, CudaBackends);
+TEST_CASE_TEMPLATE_APPLY(target_losses, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(dropout_mask, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(dropout_rate, CudaBackends);
 

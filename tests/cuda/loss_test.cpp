@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cross-entropy on the host, in every type, against float64.
+// Losses on the host, in every type, against float64.
 #include "fedlora/backend/cuda/loss.cuh"
 
 #include <doctest/doctest.h>
@@ -173,6 +173,44 @@ TEST_CASE_TEMPLATE("clients in one batch have a weight each", T, float, Bf16, Ha
   check_matrix(losses, transposed(expected.losses), 1e-6, "losses");
 }
 
+TEST_CASE_TEMPLATE("losses of numbers and of flags do not depend on how rows lie, and a client has its weight", T,
+                   float, Bf16, Half) {
+  const std::int32_t slots[9] = {2, 2, 0, 0, 0, 1, 1, 2, 0};
+  const float weights[3] = {0.5f, 0.125f, 2.0f};
+  for (const Index cols : {1, 31, 32, 33, 100}) {
+    CAPTURE(cols);
+    const Values outputs = random_in<T>(9, cols, 2, 2.0);
+    std::vector<float> flags(static_cast<std::size_t>(9 * cols));
+    for (std::size_t i = 0; i < flags.size(); ++i) flags[i] = i % 3 == 0 ? 1.0f : 0.0f;
+    Values expected(9, cols), losses(1, 9);
+    for (Index i = 0; i < 9; ++i)
+      for (Index j = 0; j < cols; ++j) {
+        const double x = outputs(i, j), t = static_cast<double>(flags[static_cast<std::size_t>(i * cols + j)]);
+        const double likely = 1 / (1 + std::exp(-x));
+        losses(0, i) -= (t * std::log(likely) + (1 - t) * std::log(1 - likely)) / static_cast<double>(cols);
+        expected(i, j) = static_cast<double>(weights[slots[i]]) * (likely - t) / static_cast<double>(cols);
+      }
+    DeviceMatrix<T> aligned(outputs, Rows::aligned), odd(outputs, Rows::odd);
+    DeviceMatrix<float> first(1, 9, Rows::aligned), second(1, 9, Rows::aligned);
+    cuda::binary_cross_entropy<T>(aligned.view(), flags.data(), {weights, slots}, first.view().data, cuda::Stream{1});
+    cuda::binary_cross_entropy<T>(odd.view(), flags.data(), {weights, slots}, second.view().data, cuda::Stream{2});
+    check_matrix(aligned, expected, rounding_bound<T>(1e-6), "gradient");
+    check_matrix(first, losses, 1e-6, "losses");
+    CHECK(first.same_bits(second));
+    CHECK(error_of(aligned.values(), odd.values()) == 0.0);
+  }
+}
+
+TEST_CASE("logits of a thousand have a finite loss, whatever the flag") {
+  Values logits(2, 2);
+  logits.data = {1000, -1000, 1000, -1000};
+  const float flags[4] = {1, 0, 0, 1}, weight = 1;
+  DeviceMatrix<float> gradient(logits, Rows::aligned), losses(1, 2, Rows::aligned);
+  cuda::binary_cross_entropy<float>(gradient.view(), flags, &weight, losses.view().data, cuda::Stream{});
+  CHECK(losses.values().data == std::vector<double>{0, 1000});
+  CHECK(gradient.values().data == std::vector<double>{0, 0, 0.5, -0.5});
+}
+
 TEST_CASE("losses are summed in double, in one order") {
   for (const Index count : {0, 1, 31, 32, 33, 61, 1024, 5003}) {
     CAPTURE(count);
@@ -210,6 +248,9 @@ TEST_CASE("logits without classes are refused") {
                           {"cuda::cross_entropy", "1 to 2^30 columns", "got 0"});
   check_error<ShapeError>([&] { cuda::cross_entropy_loss<float>(empty.in(), labels, losses, nullptr, cuda::Stream{}); },
                           {"cuda::cross_entropy_loss", "got 0"});
+  check_error<ShapeError>(
+      [&] { cuda::mean_squared_error<float>(empty.view(), nullptr, &weight, losses, cuda::Stream{}); },
+      {"cuda::mean_squared_error", "at least one column", "got 0"});
 }
 
 }  // namespace fedlora::tests

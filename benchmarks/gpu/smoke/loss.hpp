@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cross-entropy, its gradient, and sums of losses.
+// Losses, their gradients, and sums of losses.
 #pragma once
 
 #include <cmath>
@@ -13,8 +13,54 @@
 
 namespace fedlora::smoke {
 
+/// Mean squared error (`square`) or binary cross-entropy of `columns` outputs, and its gradient.
+template <class T>
+void check_target_loss(Check& check, Index columns, bool square) {
+  const Gpu& gpu = check.gpu;
+  const Index rows = check.shape.logit_rows;
+  const std::string name =
+      std::to_string(columns) + (square ? " numbers, squared error, " : " labels, binary cross-entropy, ");
+  const Values outputs = random<T>(rows, columns, 43, 3);
+  Values targets = random<float>(rows, columns, 44, 2);
+  if (!square)
+    for (Index i = 0; i < rows; ++i)
+      for (Index j = 0; j < columns; ++j) targets(i, j) = targets(i, j) > 0 ? 1 : 0;
+  const double weight = 0.25;
+  Matrix<float> scaled(gpu, 1, 1, Layout::odd), losses(gpu, 1, rows, Layout::odd);
+  cuda::scale_loss_weight(weight, nullptr, 1.0, scaled.data(), gpu.stream());
+  std::vector<float> flat;
+  for (Index i = 0; i < rows; ++i)
+    for (Index j = 0; j < columns; ++j) flat.push_back(static_cast<float>(targets(i, j)));
+  const Table<float> placed(gpu, flat);
+  Matrix<T> gradient(gpu, outputs, check.shape.layout);
+  if (square)
+    cuda::mean_squared_error<T>(gradient.view(), placed.data(), scaled.data(), losses.data(), gpu.stream());
+  else
+    cuda::binary_cross_entropy<T>(gradient.view(), placed.data(), scaled.data(), losses.data(), gpu.stream());
+  const auto across = static_cast<double>(columns);
+  check.matrix(name + "gradient", gradient, check.tolerance<T>(), [&](Index i, double* to) {
+    for (Index j = 0; j < columns; ++j)
+      to[j] = weight / across *
+              (square ? 2 * (outputs(i, j) - targets(i, j)) : 1 / (1 + std::exp(-outputs(i, j))) - targets(i, j));
+  });
+  check.matrix(name + "losses", losses, 1e-5, [&](Index, double* to) {
+    for (Index i = 0; i < rows; ++i) {
+      to[i] = 0;
+      for (Index j = 0; j < columns; ++j) {
+        const double error = outputs(i, j) - targets(i, j);
+        const double against = targets(i, j) > 0 ? -outputs(i, j) : outputs(i, j);
+        to[i] += (square ? error * error : std::log1p(std::exp(against))) / across;
+      }
+    }
+  });
+}
+
 template <class T>
 void check_loss(Check& check) {
+  for (const Index columns : {Index{1}, Index{28}, Index{101}}) {
+    check_target_loss<T>(check, columns, true);
+    check_target_loss<T>(check, columns, false);
+  }
   const Shape& shape = check.shape;
   const Gpu& gpu = check.gpu;
   const cuda::Stream stream = gpu.stream();

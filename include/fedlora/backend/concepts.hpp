@@ -30,7 +30,8 @@ concept GemmPolicy = requires(bool flag, Index n, float alpha, const float* in, 
 template <class R, class Element, class Scalar>
 concept Runner = requires(R& run, Index n, std::span<const std::int32_t> table, std::span<const AttentionSpan> spans,
                           std::span<const Scalar> parameters, std::span<Scalar> gradient, MatrixView<Element> matrix,
-                          std::span<const LinearPart<Element, Scalar>> parts, const std::int32_t* placed) {
+                          std::span<const LinearPart<Element, Scalar>> parts, const std::int32_t* placed,
+                          const Scalar* targets) {
   typename R::AttentionTable;
   run.expect(n);
   { run.matrix(n, n) } -> std::same_as<MatrixView<Element>>;
@@ -39,6 +40,7 @@ concept Runner = requires(R& run, Index n, std::span<const std::int32_t> table, 
   run.scope();
   run.reset();
   { run.place(table) } -> std::same_as<const std::int32_t*>;
+  { run.place(parameters) } -> std::same_as<const Scalar*>;
   { run.place(spans, placed, placed) } -> std::same_as<typename R::AttentionTable>;
   run.flush();
   { run.parameters(parameters) } -> std::same_as<std::span<const Element>>;
@@ -47,6 +49,8 @@ concept Runner = requires(R& run, Index n, std::span<const std::int32_t> table, 
   run.linear_forward(matrix, parts);
   run.linear_backward(matrix, parts, matrix, true);
   run.cross_entropy(matrix, placed, 1.0);
+  run.mean_squared_error(matrix, targets, 1.0);
+  run.binary_cross_entropy(matrix, targets, 1.0);
   { run.take_loss() } -> std::same_as<double>;
 };
 
@@ -63,8 +67,8 @@ concept Backend = std::copyable<B> && requires(const B& backend, const FrozenMat
   { backend.values(matrix)[0] } -> std::convertible_to<typename B::Scalar>;
 };
 
-/// Of the threads asked for (0: one per hardware thread), how many may have a runner of the backend at the same time: all,
-/// unless it has a `most_runners()` that says how many.
+/// Of the threads asked for (0: one per hardware thread), how many may have a runner of the backend at the same time:
+/// all, unless it has a `most_runners()` that says how many.
 template <class B>
 int runner_threads(const B& backend, int threads) {
   if constexpr (requires { backend.most_runners(); })

@@ -2,6 +2,8 @@
 // The arguments of a backend's operations: values that say what to compute, the same for every backend.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <span>
 
@@ -89,5 +91,11 @@ struct RowLoss {
   double nll = 0;         ///< -log softmax[label], nats
   std::int32_t best = 0;  ///< the column of the largest logit, the first of equals
 };
+
+/// The binary cross-entropy of one logit, -t log σ(x) - (1 - t) log σ(-x) for a target t in [0, 1], in nats; finite for
+/// every finite logit.
+inline double logistic_loss(double logit, double target) {
+  return std::max(logit, 0.0) - logit * target + std::log1p(std::exp(-std::abs(logit)));
+}
 
 }  // namespace fedlora

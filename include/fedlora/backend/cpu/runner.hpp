@@ -49,6 +49,7 @@ class Runner {
   // --- between the host's memory and the operations', which is the same here -----------------------------------------
   /// `table` where operations read it, until `reset`. It must live as long.
   const std::int32_t* place(std::span<const std::int32_t> table) { return table.data(); }
+  const T* place(std::span<const T> table) { return table.data(); }
   /// Everything that was placed is there for the operations that follow.
   void flush() {}
   /// The sequences of a batch as attention reads them. `positions` (one per query) is null when queries are all rows in
@@ -257,6 +258,15 @@ class Runner {
   /// negative label counts for nothing and becomes zero.
   void cross_entropy(MatrixView<T> logits, const std::int32_t* labels, double weight) {
     loss_ += cpu::cross_entropy(logits, labels, static_cast<T>(weight));
+  }
+  /// outputs ← weight · 2 (output - target) / columns; adds Σ of the rows' means of (output - target)² to this runner's
+  /// loss. `targets` are placed, as many rows of as many columns.
+  void mean_squared_error(MatrixView<T> outputs, const T* targets, double weight) {
+    loss_ += cpu::mean_squared_error(outputs, targets, static_cast<T>(weight));
+  }
+  /// logits ← weight · (σ(logit) - target) / columns; adds Σ of the rows' means of the binary cross-entropy. As above.
+  void binary_cross_entropy(MatrixView<T> logits, const T* targets, double weight) {
+    loss_ += cpu::binary_cross_entropy(logits, targets, static_cast<T>(weight));
   }
   /// The loss since the last call.
   double take_loss() { return std::exchange(loss_, 0.0); }

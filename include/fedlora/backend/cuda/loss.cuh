@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Softmax cross-entropy over rows of logits, from the 2 labels of a classifier to the 128,256 tokens of a vocabulary.
+// Losses over rows of logits: softmax cross-entropy, from the 2 labels of a classifier to the 128,256 tokens of a
+// vocabulary; mean squared error and binary cross-entropy of a head's few outputs.
 #pragma once
 
 #include <cmath>
@@ -193,6 +194,54 @@ struct CrossEntropyKernel {
   }
 };
 
+/// (output − target)², and its slope.
+struct SquaredError {
+  FEDLORA_DEVICE static float loss(float output, float target) { return (output - target) * (output - target); }
+  FEDLORA_DEVICE static float slope(float output, float target) { return 2.0f * (output - target); }
+};
+
+/// −t log σ(x) − (1 − t) log σ(−x) for a target t in [0, 1], finite for every finite x; and its slope.
+struct LogisticLoss {
+  FEDLORA_DEVICE static float loss(float logit, float target) {
+    return fmaxf(logit, 0.0f) - logit * target + log1pf(expf(-fabsf(logit)));
+  }
+  FEDLORA_DEVICE static float slope(float logit, float target) { return 1.0f / (1.0f + expf(-logit)) - target; }
+};
+
+/// The mean of an entry's loss over each row, and the gradient of its weighted sum in place. A warp has a row; which
+/// lane adds which entry depends on the number of columns alone.
+template <class T, class EntryLoss>
+struct TargetLossKernel {
+  static constexpr int threads = 128;
+  static constexpr int rows_per_block = threads / 32;
+
+  MatrixView<T> outputs;
+  const float* targets = nullptr;  ///< (rows, columns), without gaps
+  LossWeights weights;
+  float* row_losses = nullptr;
+
+  int shared_bytes() const { return 0; }
+  Grid grid() const { return {divide_up<Index>(outputs.rows, rows_per_block), 1}; }
+
+  template <class Block>
+  FEDLORA_DEVICE void operator()(Block& block) const {
+    const Index row = block.x() * rows_per_block + block.warp();
+    if (row >= outputs.rows) return;
+    const auto columns = static_cast<float>(outputs.cols);
+    const float share = weights.values[weights.slots == nullptr ? 0 : weights.slots[row]] / columns;
+    T* const data = outputs.data + row * outputs.stride;
+    const float* const target = targets + row * outputs.cols;
+    float sum = 0.0f;
+    for (Index j = block.lane(); j < outputs.cols; j += 32) {
+      const auto output = static_cast<float>(data[j]);
+      sum += EntryLoss::loss(output, target[j]);
+      data[j] = T(share * EntryLoss::slope(output, target[j]));
+    }
+    for (int mask = 16; mask > 0; mask /= 2) sum += block.shuffle_xor(sum, mask);
+    if (block.lane() == 0) row_losses[row] = sum / columns;
+  }
+};
+
 /// to[s] = Σ row_losses[i] over bounds[s] ≤ i < bounds[s + 1], plus what was there if `add`; a block has one sum.
 struct SumLossesKernel {
   static constexpr int threads = 1024;
@@ -246,6 +295,19 @@ void launch_cross_entropy(const char* where, MatrixView<Logits> logits, const st
     run(CrossEntropyKernel<T, 32, Gradient>{});
 }
 
+template <class EntryLoss, class T>
+void launch_target_loss(const char* where, MatrixView<T> outputs, const float* targets, LossWeights weights,
+                        float* row_losses, Stream stream) {
+  if (outputs.rows == 0) return;
+  if (outputs.cols < 1) fail<ShapeError>(where, "at least one column", std::to_string(outputs.cols));
+  TargetLossKernel<T, EntryLoss> kernel;
+  kernel.outputs = outputs;
+  kernel.targets = targets;
+  kernel.weights = weights;
+  kernel.row_losses = row_losses;
+  launch(stream, kernel.grid(), kernel);
+}
+
 }  // namespace detail
 
 /// Each row of logits becomes weight · (softmax − one_hot(label)), the gradient of weight · loss, and row_losses[i] =
@@ -271,6 +333,25 @@ void cross_entropy_loss(MatrixView<const T> logits, const std::int32_t* labels, 
                         Stream stream) {
   if (logits.rows == 0) return;
   detail::launch_cross_entropy<T, false>("cuda::cross_entropy_loss", logits, labels, {}, row_losses, best, stream);
+}
+
+/// Each entry of outputs becomes weight · 2 (output − target) / columns, the gradient of weight · loss, and
+/// row_losses[i] = the mean of (output − target)² over row i. Computed in float, rounded once to T, with the weight
+/// applied before, so that it may hold a loss scale. Shapes:      outputs (rows, columns), targets as many numbers
+/// without gaps, row_losses rows numbers; on the device Determinism: the same bits in every run; the order of sums
+/// depends on the number of columns alone \throws ShapeError
+template <class T>
+void mean_squared_error(MatrixView<T> outputs, const float* targets, std::type_identity_t<LossWeights> weight,
+                        float* row_losses, Stream stream) {
+  detail::launch_target_loss<SquaredError>("cuda::mean_squared_error", outputs, targets, weight, row_losses, stream);
+}
+
+/// The same for binary cross-entropy: weight · (σ(logit) − target) / columns, and the mean of the entries' −t log σ(x)
+/// − (1 − t) log σ(−x), with targets in [0, 1]. \throws ShapeError
+template <class T>
+void binary_cross_entropy(MatrixView<T> logits, const float* targets, std::type_identity_t<LossWeights> weight,
+                          float* row_losses, Stream stream) {
+  detail::launch_target_loss<LogisticLoss>("cuda::binary_cross_entropy", logits, targets, weight, row_losses, stream);
 }
 
 /// *to = Σ row_losses, plus what was there if `add`; in double, in an order that depends on `count` alone. All in

@@ -90,6 +90,7 @@ class Runner {
   // --- between host and device ---------------------------------------------------------------------------------------
   /// Copied before this returns; there for what is queued after `flush`.
   const std::int32_t* place(std::span<const std::int32_t> table) { return staging_.upload(table); }
+  const float* place(std::span<const float> table) { return staging_.upload(table); }
 
   using AttentionTable = AttentionTables;
   AttentionTable place(std::span<const AttentionSpan> spans, const std::int32_t* positions,
@@ -257,12 +258,19 @@ class Runner {
 
   // --- losses --------------------------------------------------------------------------------------------------------
   void cross_entropy(MatrixView<T> logits, const std::int32_t* labels, double weight) {
-    const auto scope = arena_.scope();
-    float* const losses = arena_.take<float>(logits.rows);
-    float* const scaled = arena_.take<float>(1);
-    scale_loss_weight(weight, loss_state_, default_loss_scaling<T>.initial, scaled, stream());
-    cuda::cross_entropy<T>(logits, labels, scaled, losses, stream());
-    sum_losses(losses, logits.rows, loss_, true, stream());
+    add_losses(logits.rows, weight, [&](const float* scaled, float* losses) {
+      cuda::cross_entropy<T>(logits, labels, scaled, losses, stream());
+    });
+  }
+  void mean_squared_error(MatrixView<T> outputs, const float* targets, double weight) {
+    add_losses(outputs.rows, weight, [&](const float* scaled, float* losses) {
+      cuda::mean_squared_error<T>(outputs, targets, scaled, losses, stream());
+    });
+  }
+  void binary_cross_entropy(MatrixView<T> logits, const float* targets, double weight) {
+    add_losses(logits.rows, weight, [&](const float* scaled, float* losses) {
+      cuda::binary_cross_entropy<T>(logits, targets, scaled, losses, stream());
+    });
   }
   /// Waits for all that was queued. \throws CudaError
   double take_loss() {
@@ -315,6 +323,17 @@ class Runner {
 
   void grow(DeviceBuffer& buffer, std::size_t bytes, const char* what) {
     if (buffer.size() < bytes) buffer = DeviceBuffer(context_->memory, bytes, what, stream());
+  }
+
+  /// Calls `compute(weight with the loss scale, losses of the rows)`, both in device memory, and adds these losses up.
+  template <class Compute>
+  void add_losses(Index rows, double weight, Compute&& compute) {
+    const auto scope = arena_.scope();
+    float* const losses = arena_.take<float>(rows);
+    float* const scaled = arena_.take<float>(1);
+    scale_loss_weight(weight, loss_state_, default_loss_scaling<T>.initial, scaled, stream());
+    compute(scaled, losses);
+    sum_losses(losses, rows, loss_, true, stream());
   }
 
   double* own_loss() {
