@@ -142,16 +142,16 @@ TEST_CASE("table: errors name file, line and column") {
         "[t.csv, text column] expected a name or a number, got an empty name");
 }
 
-TEST_CASE("table: labels are numbered in bytewise order of the training file") {
+TEST_CASE("table: labels are numbered as the training file has them, whole numbers by value") {
   const Table train = table_of("a,10\nb,9\nc,Z\nd,ä\ne,a\nf,10\n", {.text = {"1"}, .label = "2"});
   const Strings names = train.label_names();
-  CHECK(names == Strings{"10", "9", "Z", "a", "ä"});
-  CHECK(train.label_ids(names) == std::vector<std::int32_t>{0, 1, 2, 4, 3, 0});
+  CHECK(names == Strings{"9", "10", "Z", "a", "ä"});
+  CHECK(train.label_ids(names) == std::vector<std::int32_t>{1, 0, 2, 4, 3, 1});
   CHECK(train.label_ids(Strings{"ä", "a", "Z", "9", "10"}) == std::vector<std::int32_t>{4, 3, 2, 0, 1, 4});
 
   const Table test = table_of("text,label\n\"x\ny\",10\nz,11\n", {.text = {"text"}, .label = "label"}, "test.csv");
   CHECK_THROWS_WITH_AS(test.label_ids(names),
-                       "[test.csv, line 4, label] expected one of '10', '9', 'Z', 'a', 'ä', got '11'",
+                       "[test.csv, line 4, label] expected one of '9', '10', 'Z', 'a', 'ä', got '11'",
                        fedlora::FormatError);
   CHECK_THROWS_WITH_AS(test.label_ids(Strings{"10", "10"}),
                        "[test.csv, label names] expected distinct names, got '10' twice", fedlora::ConfigError);
@@ -162,6 +162,13 @@ TEST_CASE("table: labels are numbered in bytewise order of the training file") {
   by_hand.label = {"q"};
   CHECK_THROWS_WITH_AS(by_hand.label_ids(Strings{"r"}), "[memory, example 0, label] expected one of 'r', got 'q'",
                        fedlora::FormatError);
+}
+
+TEST_CASE("table: labels can be called by the names of the rows they belong to") {
+  Table table = table_of("a,1\nb,0\nc,1\nd,2\n", {.text = {"1"}, .label = "2"});
+  const Strings labels = {"1", "0"};
+  table.name_labels(labels, fedlora::match_labels({"no", "yes"}, labels));
+  CHECK(table.label == Strings{"yes", "no", "yes", "2"});
 }
 
 TEST_CASE("table: a selection keeps everything of its rows") {

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <set>
 #include <span>
 #include <string>
@@ -20,6 +22,7 @@
 #include "fedlora/core/shape.hpp"
 #include "fedlora/data/csv.hpp"
 #include "fedlora/data/jsonl.hpp"
+#include "fedlora/data/labels.hpp"
 #include "fedlora/io/file.hpp"
 
 namespace fedlora {
@@ -43,9 +46,9 @@ struct Table {
 
   Index size() const { return static_cast<Index>(text.size()); }
 
-  /// The distinct labels, sorted by bytes: numbers sort as text, so "10" comes before "9".
+  /// The distinct labels, sorted: whole numbers by value, before all others, which go by bytes.
   std::vector<std::string> label_names() const {
-    const std::set<std::string> names(label.begin(), label.end());
+    const std::set<std::string, LabelOrder> names(label.begin(), label.end());
     return {names.begin(), names.end()};
   }
 
@@ -53,6 +56,9 @@ struct Table {
   /// Throws FormatError for a label that is not there, naming file, line, label and the names; ConfigError for a name
   /// that comes twice, and for a table without labels.
   std::vector<std::int32_t> label_ids(std::span<const std::string> names) const;
+
+  /// Calls every label among `labels` by the name of the row that it was matched with.
+  void name_labels(std::span<const std::string> labels, const LabelMatch& match);
 
   /// The examples named, in the order named.
   Table select(std::span<const Index> examples) const;
@@ -189,6 +195,14 @@ inline std::vector<std::int32_t> Table::label_ids(std::span<const std::string> n
     ids.push_back(found->second);
   }
   return ids;
+}
+
+inline void Table::name_labels(std::span<const std::string> labels, const LabelMatch& match) {
+  std::map<std::string, std::string, std::less<>> names;
+  for (std::size_t i = 0; i < labels.size(); ++i)
+    names.emplace(labels[i], match.names[static_cast<std::size_t>(match.rows[i])]);
+  for (std::string& one : label)
+    if (const auto found = names.find(one); found != names.end()) one = found->second;
 }
 
 inline Table Table::select(std::span<const Index> examples) const {
