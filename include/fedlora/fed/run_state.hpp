@@ -44,10 +44,6 @@ namespace detail {
 
 inline constexpr int run_state_version = 1;
 
-/// JSON as text; bytes that are not UTF-8 (a path in a configuration may hold any) become U+FFFD instead of an
-/// exception.
-inline std::string json_text(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
-
 inline Json layout_json(const AdapterLayout& layout) {
   Json places = Json::array();
   for (const AdapterSite& site : layout.sites) places.push_back({site.name, site.in, site.out, site.rank, site.scale});
@@ -96,7 +92,7 @@ std::string run_state_bytes(const RunState<T>& state) {
       {"clients", std::move(clients)},
       {"metrics", state.metrics},
       {"extra", state.extra}};
-  return safetensors_bytes(tensors, {{"fedlora_run_state", detail::json_text(json)}});
+  return safetensors_bytes(tensors, {{"fedlora_run_state", json_text(json)}});
 }
 
 /// Writes the state atomically: after a kill at any instant the file holds the old state or the new one, whole.
@@ -209,7 +205,7 @@ inline Json saved_config(const Bytes& bytes) {
 inline void check_resumable(const Json& saved, const Json& config, const std::set<std::string>& may_differ,
                             const std::string& prefix = "") {
   const auto text = [](const Json* value) {
-    return value == nullptr ? std::string("nothing") : detail::json_text(*value);
+    return value == nullptr ? std::string("nothing") : json_text(*value);
   };
   std::set<std::string> fields;
   for (const auto& [field, value] : saved.items()) fields.insert(field);

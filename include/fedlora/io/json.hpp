@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -11,11 +13,13 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "fedlora/core/error.hpp"
+#include "fedlora/core/utf8.hpp"
 #include "fedlora/io/file.hpp"
 
 namespace fedlora {
@@ -27,83 +31,258 @@ namespace detail {
 inline constexpr std::size_t json_max_bytes = std::size_t{1} << 30;
 inline constexpr std::size_t json_max_depth = 256;
 
-/// Builds the value from nlohmann's events, which its own builder does without looking at depth or at repeated keys.
-class JsonBuilder {
- public:
-  JsonBuilder(std::string_view file, std::size_t bytes) : file_(file), bytes_(bytes) {}
+/// A byte of a file in a message, from 0; with its line, from 1, where there are several.
+inline std::string json_place(std::string_view file, std::string_view text, std::size_t at) {
+  const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
+  return std::string(file) + ", byte " + std::to_string(at) + (line > 1 ? " (line " + std::to_string(line) + ")" : "");
+}
 
-  bool null() { return place(nullptr); }
-  bool boolean(bool value) { return place(value); }
-  bool number_integer(std::int64_t value) { return place(value); }
-  bool number_unsigned(std::uint64_t value) { return place(value); }
-  bool number_float(double value, const std::string&) { return place(value); }
-  bool string(std::string& value) { return place(std::move(value)); }
-  bool binary(Json::binary_t&) { return false; }  // never comes from text
-
-  bool start_object(std::size_t) { return enter(Json::object()); }
-  bool end_object() { return leave(); }
-  bool start_array(std::size_t) { return enter(Json::array()); }
-  bool end_array() { return leave(); }
-
-  bool key(std::string& name) {
-    const auto [entry, is_new] = open_.back()->get_ptr<Json::object_t*>()->emplace(std::move(name), nullptr);
-    if (!is_new)
-      fail<FormatError>(file_, "every key once in a JSON object", "the key " + in_quotes(entry->first) + " twice");
-    slot_ = &entry->second;
-    return true;
-  }
-
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) {
-    // nlohmann counts the bytes read, the end of the input as one more.
-    const std::size_t offset = std::min(position > 0 ? position - 1 : 0, bytes_);
-    std::string_view reason = error.what();
-    if (const std::size_t prefix = reason.find("] "); prefix != std::string_view::npos)
-      reason.remove_prefix(prefix + 2);
-    if (reason.starts_with("parse error at ")) {
-      if (const std::size_t colon = reason.find(": "); colon != std::string_view::npos) reason.remove_prefix(colon + 2);
+/// Appends a value as Python's json.dumps spells it where it has a number that JSON has no word for.
+/// `indent` below 0: in one line.
+inline void append_json(const Json& value, int indent, int depth, std::string& out) {
+  const auto line = [&](int level) {
+    if (indent >= 0) out.append("\n").append(static_cast<std::size_t>(indent * level), ' ');
+  };
+  const auto each = [&](char open, char close, auto&& item) {
+    out.push_back(open);
+    for (auto entry = value.begin(); entry != value.end(); ++entry) {
+      if (entry != value.begin()) out.push_back(',');
+      line(depth + 1);
+      item(entry);
+      append_json(*entry, indent, depth + 1, out);
     }
-    fail<FormatError>(std::string(file_) + ", byte " + std::to_string(offset), "JSON", in_quotes(reason, 200));
+    if (!value.empty()) line(depth);
+    out.push_back(close);
+  };
+  if (value.is_object()) {
+    each('{', '}', [&](const auto& entry) {
+      append_json(entry.key(), indent, depth, out);
+      out.append(indent >= 0 ? ": " : ":");
+    });
+  } else if (value.is_array()) {
+    each('[', ']', [](const auto&) {});
+  } else if (value.is_number_float() && !std::isfinite(value.get<double>())) {
+    const double number = value.get<double>();
+    out.append(std::isnan(number) ? "NaN" : number > 0 ? "Infinity" : "-Infinity");
+  } else {
+    out.append(value.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
+}
 
-  Json take() { return std::move(root_); }
+/// Parses what Python's json.loads takes, as `parse_json` states it. J is Json, or nlohmann's type that keeps the order
+/// of keys.
+template <class J>
+class JsonParser {
+ public:
+  JsonParser(std::string_view text, std::string_view file) : text_(text), file_(file) {}
+
+  J whole() {
+    J value = this->value(0);
+    skip_space();
+    if (at_ < text_.size()) broken("the end after the value");
+    return value;
+  }
 
  private:
-  template <class V>
-  Json* put(V&& value) {
-    if (open_.empty()) {
-      root_ = std::forward<V>(value);
-      return &root_;
+  J value(std::size_t depth) {
+    skip_space();
+    switch (peek()) {
+      case '{':
+        return object(depth + 1);
+      case '[':
+        return array(depth + 1);
+      case '"':
+        return J(string());
+      default:
+        break;
     }
-    if (open_.back()->is_array()) return &open_.back()->get_ptr<Json::array_t*>()->emplace_back(std::forward<V>(value));
-    *slot_ = std::forward<V>(value);
-    return slot_;
+    if (peek() == '-' || is_digit(peek())) return number();
+    if (take("null")) return J(nullptr);
+    if (take("true")) return J(true);
+    if (take("false")) return J(false);
+    if (take("NaN")) return J(std::numeric_limits<double>::quiet_NaN());
+    if (take("Infinity")) return J(std::numeric_limits<double>::infinity());
+    broken("a value");
   }
 
-  template <class V>
-  bool place(V&& value) {
-    put(std::forward<V>(value));
-    return true;
+  J object(std::size_t depth) {
+    check_depth(depth);
+    J result = J::object();
+    ++at_;
+    skip_space();
+    if (take("}")) return result;
+    auto& members = *result.template get_ptr<typename J::object_t*>();
+    do {
+      skip_space();
+      if (peek() != '"') broken("a key in double quotes");
+      std::string key = string();
+      skip_space();
+      if (!take(":")) broken("':' after the key " + in_quotes(key));
+      J member = value(depth);
+      const auto [entry, is_new] = members.emplace(std::move(key), J());
+      if (!is_new) check_same(entry->first, entry->second, member);
+      entry->second = std::move(member);
+      skip_space();
+    } while (take(","));
+    if (!take("}")) broken("',' or '}'");
+    return result;
   }
 
-  // An element of an array may move when its array grows, but not while it is itself still open.
-  bool enter(Json&& value) {
-    if (open_.size() == json_max_depth) {
+  J array(std::size_t depth) {
+    check_depth(depth);
+    J result = J::array();
+    ++at_;
+    skip_space();
+    if (take("]")) return result;
+    do {
+      result.push_back(value(depth));
+      skip_space();
+    } while (take(","));
+    if (!take("]")) broken("',' or ']'");
+    return result;
+  }
+
+  std::string string() {
+    std::string result;
+    const std::size_t begin = at_++;
+    for (;;) {
+      const std::size_t run = at_;
+      while (at_ < text_.size() && text_[at_] != '"' && text_[at_] != '\\' &&
+             static_cast<unsigned char>(text_[at_]) >= 0x20)
+        ++at_;
+      result.append(text_, run, at_ - run);
+      if (at_ == text_.size()) {
+        at_ = begin;
+        broken("a string that ends");
+      }
+      if (text_[at_] == '"') break;
+      if (text_[at_] != '\\') broken("control characters in strings written as \\u00NN");
+      escape(result);
+    }
+    ++at_;
+    return result;
+  }
+
+  /// One escape, which starts here.
+  void escape(std::string& result) {
+    constexpr std::string_view letters = "\"\\/bfnrt", meanings = "\"\\/\b\f\n\r\t";
+    const std::size_t begin = at_++;
+    if (peek() != 'u') {
+      const std::size_t which = at_ < text_.size() ? letters.find(text_[at_]) : letters.npos;
+      if (which == letters.npos) broken_at(begin, "an escape of JSON");
+      result.push_back(meanings[which]);
+      ++at_;
+      return;
+    }
+    std::uint32_t point = four_digits(begin);
+    if (point >= 0xD800 && point < 0xE000) {  // Python keeps half a pair; UTF-8 has no place for one
+      const std::string_view expected = "both halves of a surrogate pair, the high one first";
+      if (point >= 0xDC00 || text_.substr(at_, 2) != "\\u") broken_at(begin, expected);
+      ++at_;
+      const std::uint32_t low = four_digits(begin);
+      if (low < 0xDC00 || low >= 0xE000) broken_at(begin, expected);
+      point = 0x10000 + ((point - 0xD800) << 10) + (low - 0xDC00);
+    }
+    append_utf8(point, result);
+  }
+
+  /// The number behind the 'u' that stands here; `begin`: where its escape starts.
+  std::uint32_t four_digits(std::size_t begin) {
+    std::uint32_t number = 0;
+    for (int i = 0; i < 4; ++i) {
+      ++at_;
+      const char c = peek();
+      const int digit = is_digit(c)            ? c - '0'
+                        : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                        : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                               : -1;
+      if (digit < 0) broken_at(begin, "four hexadecimal digits after \\u");
+      number = number * 16 + static_cast<std::uint32_t>(digit);
+    }
+    ++at_;
+    return number;
+  }
+
+  static void append_utf8(std::uint32_t point, std::string& out) {
+    const auto tail = [&](int shift) { out.push_back(static_cast<char>(0x80 | (point >> shift & 0x3F))); };
+    if (point < 0x80) {
+      out.push_back(static_cast<char>(point));
+      return;
+    }
+    out.push_back(static_cast<char>(point < 0x800     ? 0xC0 | point >> 6
+                                    : point < 0x10000 ? 0xE0 | point >> 12
+                                                      : 0xF0 | point >> 18));
+    if (point >= 0x10000) tail(12);
+    if (point >= 0x800) tail(6);
+    tail(0);
+  }
+
+  J number() {
+    const std::size_t begin = at_;
+    const bool negative = take("-");
+    if (negative && take("Infinity")) return J(-std::numeric_limits<double>::infinity());
+    const auto digits = [&] {
+      if (!is_digit(peek())) broken("a digit");
+      while (is_digit(peek())) ++at_;
+    };
+    if (peek() == '0')
+      ++at_;
+    else
+      digits();
+    const std::size_t end_of_integer = at_;
+    if (take(".")) digits();
+    if (take("e") || take("E")) {
+      if (!take("+")) take("-");
+      digits();
+    }
+    const char* const first = text_.data() + begin;
+    const char* const last = text_.data() + at_;
+    if (at_ == end_of_integer) {
+      std::int64_t value = 0;
+      std::uint64_t positive = 0;
+      if (negative && std::from_chars(first, last, value).ec == std::errc()) return J(value);
+      if (!negative && std::from_chars(first, last, positive).ec == std::errc()) return J(positive);
+    }
+    J value = J::parse(first, last, nullptr, false);  // as a double; nlohmann reads it the same under every locale
+    if (value.is_discarded()) value = (negative ? -1 : 1) * std::numeric_limits<double>::infinity();
+    return value;
+  }
+
+  /// Python takes the last of two values; a person may have meant either.
+  void check_same(const std::string& key, const J& before, const J& now) const {
+    std::string first, second;
+    append_json(before, -1, 0, first);
+    append_json(now, -1, 0, second);
+    if (before != now && first != second)
+      fail<FormatError>(
+          file_, "one value for every key of a JSON object",
+          "the key " + in_quotes(key) + " twice, with " + in_quotes(first, 80) + " and " + in_quotes(second, 80));
+  }
+
+  void check_depth(std::size_t depth) const {
+    if (depth > json_max_depth)
       fail<FormatError>(file_, "JSON nested at most " + std::to_string(json_max_depth) + " deep", "deeper nesting");
-    }
-    open_.push_back(put(std::move(value)));
+  }
+
+  [[noreturn]] void broken(std::string_view expected) const { broken_at(at_, expected); }
+  [[noreturn]] void broken_at(std::size_t at, std::string_view expected) const {
+    const std::string_view rest = text_.substr(at);
+    fail<FormatError>(json_place(file_, text_, at), "JSON (" + std::string(expected) + ")",
+                      rest.empty() ? "the end of the text" : in_quotes(rest.substr(0, rest.find_first_of("\r\n")), 30));
+  }
+
+  void skip_space() { at_ = std::min(text_.find_first_not_of(" \t\n\r", at_), text_.size()); }
+  char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
+  static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+  /// Passes over `word` if it stands here.
+  bool take(std::string_view word) {
+    if (!text_.substr(at_).starts_with(word)) return false;
+    at_ += word.size();
     return true;
   }
 
-  bool leave() {
-    open_.pop_back();
-    return true;
-  }
-
-  std::string_view file_;
-  std::size_t bytes_;
-  Json root_;
-  std::vector<Json*> open_;
-  Json* slot_ = nullptr;
+  std::string_view text_, file_;
+  std::size_t at_ = 0;
 };
 
 /// A value in a message: its type, and the value itself when it is short.
@@ -115,8 +294,11 @@ inline std::string shown(const Json& value) {
       return "an array of " + std::to_string(value.size());
     case Json::value_t::object:
       return "an object";
-    default:
-      return value.dump();
+    default: {
+      std::string text;
+      append_json(value, -1, 0, text);
+      return text;
+    }
   }
 }
 
@@ -146,6 +328,7 @@ struct JsonConversion {
     } else if constexpr (std::floating_point<T>) {
       if (!value.is_number()) fail<FormatError>(where, "a number", shown(value));
       const double number = value.get<double>();
+      if (!std::isfinite(number)) fail<FormatError>(where, "a finite number", shown(value));
       if (number > static_cast<double>(std::numeric_limits<T>::max()) ||
           number < static_cast<double>(std::numeric_limits<T>::lowest())) {
         fail<FormatError>(where, "a number that the type holds", shown(value));
@@ -203,21 +386,37 @@ inline const Json* json_find(const Json& object, std::string_view field, std::st
 
 }  // namespace detail
 
-/// Parses one JSON value (RFC 8259) that fills the whole of `file`: at most 1 GiB, nested at most 256 deep, valid
-/// UTF-8, finite numbers, every key once. Integers beyond 64 bits become doubles. \throws FormatError naming the file
-/// and, where the syntax is at fault, the offset of the byte (from 0).
-inline Json parse_json(const Bytes& file) {
+/// Parses one JSON value that fills the whole of `file`, as Python's json reads it: RFC 8259, and NaN, Infinity and
+/// -Infinity for numbers, which json.dump writes. Integers beyond 64 bits become doubles, numbers beyond doubles
+/// infinite. A key that comes again with the same value counts once. At most 1 GiB, nested at most 256 deep, valid
+/// UTF-8 without a byte-order mark, no half of a surrogate pair. \throws FormatError naming the file and, where the
+/// syntax is at fault, byte and line; for a key with two values it names both.
+template <class J = Json>
+J parse_json(const Bytes& file) {
   const std::string_view text = file.text();
   if (text.size() > detail::json_max_bytes) {
     fail<FormatError>(file.name, "JSON of at most 1 GiB", std::to_string(text.size()) + " bytes");
   }
-  // nlohmann takes a zero byte for the end of its input, and what follows would go unread.
-  if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos) {
-    fail<FormatError>(file.name + ", byte " + std::to_string(zero), "JSON", "a zero byte");
+  if (text.starts_with("\xEF\xBB\xBF")) {
+    fail<FormatError>(file.name + ", byte 0", "JSON in UTF-8 without a byte-order mark",
+                      "one (Python's json refuses it too: save the file again without it)");
   }
-  detail::JsonBuilder builder(file.name, text.size());
-  Json::sax_parse(text.data(), text.data() + text.size(), &builder);
-  return builder.take();
+  if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
+    fail<FormatError>(file.name + ", byte 0", "JSON in UTF-8", "a text in UTF-16");
+  if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos)
+    fail<FormatError>(detail::json_place(file.name, text, zero), "JSON", "a zero byte");
+  if (const std::size_t invalid = detail::first_invalid_utf8(text); invalid != std::string_view::npos)
+    fail<FormatError>(detail::json_place(file.name, text, invalid), "JSON in UTF-8",
+                      detail::in_quotes(text.substr(invalid, 4)));
+  return detail::JsonParser<J>(text, file.name).whole();
+}
+
+/// A value as text that `parse_json` and Python's json read back, NaN and infinities too (`dump` would write null).
+/// `indent` below 0: in one line.
+inline std::string json_text(const Json& value, int indent = -1) {
+  std::string text;
+  detail::append_json(value, indent, 0, text);
+  return text;
 }
 
 /// A field of an object as bool, integer (no fraction, no exponent, in range), float or double (integers too),
