@@ -44,6 +44,7 @@
 #include "fedlora/io/file.hpp"
 #include "fedlora/io/json.hpp"
 #include "fedlora/io/safetensors.hpp"
+#include "fedlora/io/stand_in.hpp"
 #include "fedlora/lora/adapter.hpp"
 #include "fedlora/lora/binding.hpp"
 #include "fedlora/lora/classifier.hpp"

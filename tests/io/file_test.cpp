@@ -313,3 +313,44 @@ TEST_CASE("two directories change places in one step") {
   CHECK(read_text(b + "/who") == a);
   CHECK(detail::exchange_names(a.c_str(), (a + "/../none").c_str()) == ENOENT);
 }
+
+TEST_CASE("what stands in place of a model's file is called what it is, with a way out") {
+  struct Case {
+    std::string_view contents;
+    const char* said;
+  };
+  const std::string_view gzip("\x1F\x8B\x08\0\0\0\0\0\x02\x03", 10), zip("PK\x03\x04\x14\0\0\0\x08\0", 10);
+  const TemporaryDirectory dir;
+  for (const char* const name :
+       {"config.json", "tokenizer.json", "vocab.txt", "merges.txt", "model.safetensors", "adapter_config.json"})
+    for (const Case& c :
+         {Case{"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 711396\n",
+               "a Git LFS pointer in its place (`git lfs pull`"},
+          Case{"# xet version 0\nfilesize = 9\nhash = '0f'\n", "a Xet pointer"},
+          Case{"Entry not found", "answer 'Entry not found'"},
+          Case{"\n <!DOCTYPE html>\n<html class=\"\">", "an HTML page"}, Case{"<HTML><head>", "an HTML page"},
+          Case{gzip, "an archive of gzip"}, Case{zip, "an archive of zip"}, Case{"\xFD\x37zXZ", "of xz"},
+          Case{"\x28\xB5\x2F\xFD", "of zstd"}, Case{"7z\xBC\xAF\x27\x1C", "of 7-Zip"}}) {
+      CAPTURE(name);
+      CAPTURE(c.said);
+      write_text(dir.path() / name, c.contents);
+      const std::string path = (dir.path() / name).string();
+      check_error<FormatError>([&] { FileSet::directory(dir.path()).require(name); },
+                               {path, "the file itself", c.said});
+      check_error<FormatError>([&] { map_model_file(path); }, {path, c.said});
+      const FileSet memory = FileSet::memory("m", {{name, bytes_of(std::string(c.contents), "x")}});
+      check_error<FormatError>([&] { memory.open(name); }, {"m/" + std::string(name), c.said});
+      CHECK(map_file(path).text() == c.contents);  // a person's own files may be anything
+    }
+}
+
+TEST_CASE("files that only look like something else are themselves") {
+  // A header of 560 KB begins as gzip does; a vocabulary may hold any word, in any place but the first lines of a
+  // pointer.
+  const std::string_view header("\x1F\x8B\x08\0\0\0\0\0{\"", 10);
+  const std::string long_text = "version https://git-lfs is a text\n" + std::string(5000, 'x');
+  for (const std::string_view contents :
+       {header, std::string_view("[PAD]\n<html\nversion https://git-lfs\n"), std::string_view(long_text),
+        std::string_view("#version: 0.2\nt h\n"), std::string_view(""), std::string_view(" \n")})
+    CHECK(detail::stand_in(contents).empty());
+}

@@ -96,11 +96,6 @@ TEST_CASE("the header's length is bounded by the file and by 100 MB") {
                            {"huge.safetensors", "at most 100000000", "100000001"});
 }
 
-TEST_CASE("a Git LFS pointer is called one") {
-  check_error<FormatError>([] { read("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"); },
-                           {"Git LFS pointer"});
-}
-
 TEST_CASE("the header is a JSON object") {
   check_refused("[]", 0, {"m.safetensors, header", "'{' first"});
   check_refused(" {}", 0, {"'{' first"});

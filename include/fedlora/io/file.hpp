@@ -29,6 +29,7 @@
 
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/utf8.hpp"
+#include "fedlora/io/stand_in.hpp"
 
 namespace fedlora {
 
@@ -221,6 +222,21 @@ inline void write_file_atomically(const std::filesystem::path& path, std::string
   write_file_atomically(path, std::as_bytes(std::span<const char>(text.data(), text.size())));
 }
 
+namespace detail {
+
+/// The file, unless something else stands in its place.
+inline Bytes itself(Bytes file) {
+  if (const std::string instead = stand_in(file.text()); !instead.empty())
+    fail<FormatError>(file.name, "the file itself", instead);
+  return file;
+}
+
+}  // namespace detail
+
+/// `map_file` for a file of a model. \throws FormatError too, when a pointer of Git LFS, a web page or an archive
+/// stands in its place.
+inline Bytes map_model_file(const std::filesystem::path& path) { return detail::itself(map_file(path)); }
+
 /// The files of one model: a directory, or files held in memory.
 class FileSet {
  public:
@@ -244,17 +260,18 @@ class FileSet {
   }
 
   /// The file's bytes, or nothing when there is no such file.
-  /// \throws IoError when it is there and cannot be read, or when `file` is absolute or climbs out of the directory.
+  /// \throws IoError when it is there and cannot be read, or when `file` is absolute or climbs out of the directory;
+  ///         FormatError when something else stands in its place (`map_model_file`).
   std::optional<Bytes> open(const std::string& file) const {
     if (!directory_) {
       const auto found = files_.find(file);
       if (found == files_.end()) return std::nullopt;
       Bytes bytes = found->second;
       bytes.name = path_of(file);
-      return bytes;
+      return detail::itself(std::move(bytes));
     }
     if (!contains(file)) return std::nullopt;
-    return map_file(*directory_ / file);
+    return map_model_file(*directory_ / file);
   }
 
   /// The file's bytes.

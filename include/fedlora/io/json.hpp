@@ -255,7 +255,7 @@ class JsonParser {
     append_json(now, -1, 0, second);
     if (before != now && first != second)
       fail<FormatError>(
-          file_, "one value for every key of a JSON object",
+          file_, "every key once in a JSON object, or with one value",
           "the key " + in_quotes(key) + " twice, with " + in_quotes(first, 80) + " and " + in_quotes(second, 80));
   }
 

@@ -94,9 +94,6 @@ class SafetensorsFile {
       fail<FormatError>(name, "a safetensors file (8 bytes of header length first)",
                         std::to_string(file.data.size()) + " bytes");
     }
-    if (file.text().starts_with("version https://git-lfs")) {
-      fail<FormatError>(name, "a safetensors file", "a Git LFS pointer in its place (`git lfs pull` fetches the file)");
-    }
     std::uint64_t length = 0;
     std::memcpy(&length, file.data.data(), 8);
     if (length > file.data.size() - 8) {
