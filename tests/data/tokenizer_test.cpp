@@ -209,6 +209,8 @@ TEST_CASE("Added tokens: the longest, and their flags") {
   CHECK(with({{.content = "GO"}}, "go GO") == Ids{0, 3});
   // Spaces that a token takes are not seen by the model: here "x" on its own stands for each piece of text.
   CHECK(with({{.content = "go", .lstrip = true, .rstrip = true}}, "x  go  x") == Ids{1, 3, 1});
+  CHECK(with({{.content = " ", .lstrip = true, .rstrip = true}}, "x   x") == Ids{1, 3, 1});
+  CHECK(with({{.content = "go", .rstrip = true}, {.content = " "}}, "go  x") == Ids{3, 4, 4, 1});  // as the reference has it
   CHECK(with({{.content = "x", .special = true}}, "xx") == Ids{1, 1});  // it keeps its number in the vocabulary
 }
 

@@ -188,11 +188,13 @@ class AddedTokens {
             (end < text.size() && is_word(code_point_at(text, end))))
           continue;
       }
-      if (token.lstrip) {
-        for (std::size_t at = begin; at > done && is_space(previous_code_point(text, at));) begin = at;
-      }
       if (token.rstrip) {
         for (std::size_t at = end; at < text.size() && is_space(next_code_point(text, at));) end = at;
+      }
+      if (token.lstrip) {
+        for (std::size_t at = begin; at > done && is_space(previous_code_point(text, at));) begin = at;
+        begin = std::max(begin, done);
+        if (begin >= end) continue;  // the token before it has taken all of it, being white space
       }
       if (done < begin) out.push_back({done, begin, -1});
       out.push_back({begin, end, id});

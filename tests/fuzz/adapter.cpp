@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adapter directories over tiny bases: adapter_config.json and adapter_model.safetensors. What is loaded reads the same
+// when it is written again.
+#include <cstring>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fedlora/hf/peft.hpp"
+#include "fedlora/lora/classifier.hpp"
+#include "fedlora/lora/language_model.hpp"
+#include "fuzz/framing.hpp"
+#include "fuzz/target.hpp"
+#include "nn/tiny.hpp"
+
+namespace fedlora::fuzz {
+
+/// The adapter's layout over this base, as a program that is given the two makes it.
+template <class Arch, class B>
+std::shared_ptr<const AdapterLayout> adapter_layout(const Pretrained<Arch, B>& base, const PeftConfig& adapter) {
+  if (adapter.task == TaskType::causal_lm) {
+    if constexpr (Arch::causal) return LanguageModel<Arch, B>(base, {}, adapter.lora).layout();
+    fail<ConfigError>("fuzz", "a task of the family", "another");
+  }
+  std::vector<std::string> labels = adapter.id2label;
+  for (auto i = static_cast<Index>(labels.size()); adapter.num_labels && i < *adapter.num_labels; ++i)
+    labels.push_back("LABEL_" + std::to_string(i));
+  return SequenceClassifier<Arch, B>(base, {.labels = labels}, adapter.lora).layout();
+}
+
+template <class Arch>
+void load_over(const FileSet& files, const PeftConfig& config) {
+  using B = CpuBackend<float>;
+  static const Pretrained<Arch, B> base = tests::tiny_base<Arch, B>();
+  const auto layout = unless_refused("", [&] { return adapter_layout(base, config); });
+  if (!layout) return;
+  const auto adapter = unless_refused("fuzz", [&] { return load_peft<float>(files, *layout); });
+  if (!adapter) return;
+  const FileContents written = {{"adapter_config.json", detail::peft_config_json(**layout).dump()},
+                                {"adapter_model.safetensors", peft_tensor_bytes(*adapter)}};
+  const FileSet again = file_set(written);
+  const Adapter<float> back = load_peft<float>(again, adapter_layout(base, read_peft_config(again)));
+  require(same_places(back.layout(), adapter->layout()), "an adapter's modules read as they were written");
+  require(std::memcmp(back.values().data(), adapter->values().data(), adapter->values().size_bytes()) == 0,
+          "an adapter's numbers read as they were written");
+}
+
+const Target adapter_target("adapter", [](std::string_view input) {
+  const FileSet files = file_set(files_of(input));
+  const auto config = unless_refused("fuzz", [&] { return read_peft_config(files); });
+  if (!config) return;
+  load_over<Bert>(files, *config);
+  load_over<Llama>(files, *config);
+});
+
+}  // namespace fedlora::fuzz
