@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Added tokens over a small vocabulary: a line "FLAGS CONTENT" each (letters s, w, l, r, n: special, single_word, lstrip,
-// rstrip, normalized), then an empty line and the text. The parts found lie one after another and cover the text.
+// Added tokens over a small vocabulary: a line "FLAGS CONTENT" each (letters s, w, l, r, n: special, single_word,
+// lstrip, rstrip, normalized), then an empty line and the text. The parts found lie one after another and cover the
+// text.
 #include "fedlora/data/tokenizer/added_tokens.hpp"
 
 #include <string>
@@ -23,8 +24,8 @@ inline AddedToken added_token_of(std::string_view line) {
           .normalized = flag('n')};
 }
 
-/// The parts of a text: whole characters, one after another, a token's own content in each that is one. Only of the white
-/// space that a token has taken may another take some again.
+/// The parts of a text: whole characters, one after another, a token's own content in each that is one. Only of the
+/// white space that a token has taken may another take some again.
 inline void require_tiling(const std::vector<detail::TokenSpan>& spans, std::string_view text,
                            const detail::AddedTokens& tokens) {
   const auto require_white = [&](std::string_view part) {
@@ -45,7 +46,8 @@ inline void require_tiling(const std::vector<detail::TokenSpan>& spans, std::str
     const std::string* const written = tokens.written_form_of(span.id);
     require(written != nullptr, "a part that is a token has its text");
     const std::size_t own = part.find(*written);
-    require(own != part.npos || detail::is_space(detail::code_point_at(*written, 0)), "a part that is a token holds it");
+    require(own != part.npos || detail::is_space(detail::code_point_at(*written, 0)),
+            "a part that is a token holds it");
     if (own == part.npos) continue;  // the white space that it begins with was taken before
     require_white(part.substr(0, own));
     require_white(part.substr(own + written->size()));

@@ -40,7 +40,8 @@ const Target checkpoint_target("checkpoint", [](std::string_view input) {
   const auto checkpoint = unless_refused("fuzz", [&] { return Checkpoint(files); });
   if (checkpoint)
     for (const std::string& name : checkpoint->names())
-      require(checkpoint->find(name) != nullptr && checkpoint->where(name).starts_with("fuzz/"), "a tensor has a place");
+      require(checkpoint->find(name) != nullptr && checkpoint->where(name).starts_with("fuzz/"),
+              "a tensor has a place");
   unless_refused("fuzz", [&] {
     return with_pretrained<Families<Bert, Llama>>(CpuBackend<float>(), files, [](const auto& base) {
       for (const std::string& warning : base.warnings) require(!warning.empty(), "a warning says something");

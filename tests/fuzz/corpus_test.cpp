@@ -27,10 +27,10 @@ TEST_CASE("no input of a corpus breaks its reader's contract") {
     for (const auto& file : std::filesystem::directory_iterator(corpora / target->name()))
       inputs.emplace(file.path().filename().string(), fedlora::tests::read_text(file.path()));
     CHECK(inputs.size() >= 3);
-    for (const auto& [name, contents] : inputs) {
+    for (const auto& input : inputs) {
       CAPTURE(target->name());
-      CAPTURE(name);
-      CHECK_NOTHROW((*target)(contents));
+      CAPTURE(input.first);
+      CHECK_NOTHROW((*target)(input.second));
     }
   }
   for (const auto& folder : std::filesystem::directory_iterator(corpora))

@@ -121,7 +121,8 @@ inline std::string safetensors_of_listing(std::string_view listing) {
   return safetensors_bytes(tensors, metadata);
 }
 
-/// A safetensors file from what a fuzzer may give: a listing under "#", a header and its data apart by a blank line under
+/// A safetensors file from what a fuzzer may give: a listing under "#", a header and its data apart by a blank line
+/// under
 /// "{", for which the length is put in front; anything else as it is.
 inline std::string safetensors_of(std::string_view input) {
   if (input.starts_with('#')) return safetensors_of_listing(input);
@@ -135,8 +136,8 @@ inline std::string safetensors_of(std::string_view input) {
   return file;
 }
 
-/// The files in an input: each begins after a line ">>> NAME" and ends before the next. What stands before the first has
-/// the empty name. A .safetensors file may be written as `safetensors_of` reads it.
+/// The files in an input: each begins after a line ">>> NAME" and ends before the next. What stands before the first
+/// has the empty name. A .safetensors file may be written as `safetensors_of` reads it.
 inline FileContents files_of(std::string_view input) {
   FileContents files;
   constexpr std::string_view mark = ">>> ";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// config.json of every family, and JSON as such: it reads the same when it is written again, and a configuration that is
-// read holds together.
+// config.json of every family, and JSON as such: it reads the same when it is written again, and a configuration that
+// is read holds together.
 #include "fedlora/io/json.hpp"
 
 #include <string>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one target of an executable, as libFuzzer calls it. What a target throws ends the run, and libFuzzer keeps the input.
+// The one target of an executable, as libFuzzer calls it. What a target throws ends the run, and libFuzzer keeps the
+// input.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The state of a run. The input is a safetensors file, or ">>> tensors" (a listing) and ">>> state.json" that goes with it
-// into one. What is read is written again as it came.
+// The state of a run. The input is a safetensors file, or ">>> tensors" (a listing) and ">>> state.json" that goes with
+// it into one. What is read is written again as it came.
 #include "fedlora/fed/run_state.hpp"
 
 #include <string>
@@ -32,7 +32,8 @@ const Target run_state_target("run_state", [](std::string_view input) {
   if (!state) return;
   require(state->round >= 0, "rounds are not negative");
   for (const auto& [client, entry] : state->clients.entries())
-    require(client >= 0 && entry.round >= 0 && entry.round <= state->round && entry.steps >= 0, "clients hold together");
+    require(client >= 0 && entry.round >= 0 && entry.round <= state->round && entry.steps >= 0,
+            "clients hold together");
   for (const auto& [round, traffic] : state->ledger.rounds())
     require(round >= 0 && traffic.up.bytes.total() >= 0, "traffic is counted");
   state->ledger.total();

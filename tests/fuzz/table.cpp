@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tables: CSV, TSV and JSON Lines under whatever columns are asked for. The input is ">>> table.csv" (.tsv, .jsonl) and
-// ">>> columns": lines "text NAME", "pair NAME", "label NAME", "id NAME". What is read reads the same when it is written as
-// CSV, and as JSON Lines.
+// ">>> columns": lines "text NAME", "pair NAME", "label NAME", "id NAME". What is read reads the same when it is
+// written as CSV, and as JSON Lines.
 #include "fedlora/data/table.hpp"
 
 #include <string>

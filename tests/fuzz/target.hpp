@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every fuzz target is: a name, which is that of its corpus, and a function that reads an input and holds the reader
-// to its contract. README.md says how to run them and how to add one.
+// What every fuzz target is: a name, which is that of its corpus, and a function that reads an input and holds the
+// reader to its contract. README.md says how to run them and how to add one.
 #pragma once
 
 #include <cstddef>

@@ -51,12 +51,12 @@ inline void check_text(const Tokenizer& tokenizer, std::string_view text) {
   if (const auto plain = unless_refused("", [&] { return tokenizer.encode(text, {.special_tokens = false}); })) {
     require_sound(tokenizer, *plain, text);
     for (const Index limit : {1, 2, 7}) {
-      const auto cut = unless_refused("", [&] {
-        return tokenizer.encode(text, {.max_tokens = limit, .special_tokens = false});
-      });
-      require(cut && static_cast<Index>(cut->ids.size()) == std::min<Index>(limit, static_cast<Index>(plain->ids.size())) &&
-                  std::equal(cut->ids.begin(), cut->ids.end(), plain->ids.begin()),
-              "a limit cuts the end off");
+      const auto cut =
+          unless_refused("", [&] { return tokenizer.encode(text, {.max_tokens = limit, .special_tokens = false}); });
+      require(
+          cut && static_cast<Index>(cut->ids.size()) == std::min<Index>(limit, static_cast<Index>(plain->ids.size())) &&
+              std::equal(cut->ids.begin(), cut->ids.end(), plain->ids.begin()),
+          "a limit cuts the end off");
     }
   }
   const auto cut = unless_refused("max_tokens", [&] { return tokenizer.encode(text, {.max_tokens = 9}); });
