@@ -187,16 +187,6 @@ TEST_CASE("evaluation of many examples has the same bits on any number of thread
   CHECK(std::isnan(empty.loss));
 }
 
-TEST_CASE("macro F1 is scikit-learn's") {
-  // y_true = 0 0 0 1 1 2, y_pred = 0 0 1 1 2 2; class 3 occurs nowhere and counts 0.
-  const Evaluation three = evaluation_from({{2, 1, 0}, {0, 1, 1}, {0, 0, 1}}, 3.0);
-  CHECK(three.macro_f1 == doctest::Approx((0.8 + 0.5 + 2.0 / 3) / 3));
-  CHECK(three.accuracy == doctest::Approx(4.0 / 6));
-  CHECK(three.loss == doctest::Approx(0.5));
-  const Evaluation four = evaluation_from({{2, 1, 0, 0}, {0, 1, 1, 0}, {0, 0, 1, 0}, {0, 0, 0, 0}}, 3.0);
-  CHECK(four.macro_f1 == doctest::Approx((0.8 + 0.5 + 2.0 / 3) / 4));
-}
-
 TEST_CASE("evaluation batches hold every example once, within about a thousand rows") {
   std::vector<Index> lengths(200, 12);
   const Dataset data = tiny_data(lengths);

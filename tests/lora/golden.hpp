@@ -36,9 +36,13 @@ struct Golden {
   SafetensorsFile reference;
 
   explicit Golden(const std::string& family)
-      : directory(std::filesystem::path(FEDLORA_TEST_DIR) / "golden" / "models" / family),
-        cases(parse_json(map_file(directory / "cases.json"))),
-        reference(map_file(directory / "reference.safetensors")) {}
+      : Golden(family, "models/" + family + "/cases.json", "models/" + family + "/reference.safetensors") {}
+
+  /// Other references over the family's checkpoint: files of golden/.
+  Golden(const std::string& family, const std::string& cases_file, const std::string& reference_file)
+      : directory(std::filesystem::path(FEDLORA_TEST_DIR) / "golden/models" / family),
+        cases(parse_json(map_file(std::filesystem::path(FEDLORA_TEST_DIR) / "golden" / cases_file))),
+        reference(map_file(std::filesystem::path(FEDLORA_TEST_DIR) / "golden" / reference_file)) {}
 
   std::vector<double> tensor(const std::string& name) const {
     const TensorView* found = reference.find(name);
@@ -48,7 +52,8 @@ struct Golden {
     return values;
   }
 
-  Dataset dataset() const {
+  /// The inputs, and what case `name` is to predict of them: a label each, unless it says otherwise.
+  Dataset dataset(const std::string& name = "") const {
     Dataset data;
     const auto& ids = cases["input_ids"];
     for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -57,7 +62,20 @@ struct Golden {
       data.append(tokens, types.is_array() ? types[i].get<std::vector<std::int32_t>>()
                                            : std::vector<std::int32_t>(tokens.size(), 0));
     }
-    data.labels = cases["labels"].get<std::vector<std::int32_t>>();
+    if (name.empty() || !cases["cases"][name].contains("targets")) {
+      data.labels = cases["labels"].get<std::vector<std::int32_t>>();
+      return data;
+    }
+    const bool sets = cases["cases"][name]["problem_type"] == "multi_label_classification";
+    if (sets) data.label_offsets.push_back(0);
+    for (const Json& row : cases["cases"][name]["targets"]) {
+      for (std::size_t i = 0; i < row.size(); ++i)
+        if (!sets)
+          data.targets.push_back(row[i].get<double>());
+        else if (row[i] == 1)
+          data.labels.push_back(static_cast<std::int32_t>(i));
+      if (sets) data.label_offsets.push_back(static_cast<Index>(data.labels.size()));
+    }
     return data;
   }
 
@@ -82,8 +100,9 @@ struct Golden {
   template <class Arch, class B>
   Pretrained<Arch, B> base() const {
     const SafetensorsFile weights(map_file(directory / "model.safetensors"));
-    WeightLoader<B> load(B{}, [&](const std::string& name) { return weights.find(name); }, directory.string(),
-                         Arch::names.prefix, std::string(Arch::names.word_embeddings) + ".weight");
+    WeightLoader<B> load(
+        B{}, [&](const std::string& name) { return weights.find(name); }, directory.string(), Arch::names.prefix,
+        std::string(Arch::names.word_embeddings) + ".weight");
     const ModelConfig config = Arch::read_config(parse_json(map_file(directory / "config.json")), "config.json");
     Pretrained<Arch, B> result;
     result.name = directory.string();

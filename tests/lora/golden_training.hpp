@@ -24,7 +24,7 @@ void check_training(const Golden& golden, const std::string& name, const Model& 
   for (const AdapterSite& site : model.layout()->sites) modules.push_back(site.name);
   CHECK(modules == c["modules"].get<std::vector<std::string>>());
 
-  const Dataset data = golden.dataset();
+  const Dataset data = golden.dataset(name);
   std::vector<Index> examples(static_cast<std::size_t>(data.size()));
   std::iota(examples.begin(), examples.end(), 0);
   Adapter<T> adapter = golden.adapter<T>(model.layout(), "adapter." + name + ".");

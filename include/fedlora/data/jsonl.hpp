@@ -23,6 +23,8 @@ namespace fedlora {
 struct JsonlField {
   std::string name;
   bool strings_only = true;  ///< texts are strings; labels and ids may also be numbers or booleans
+  /// Labels may also be an array of these: each of its elements with a NUL behind it, which no text holds.
+  bool arrays = false;
 };
 
 namespace detail {
@@ -45,7 +47,15 @@ class JsonlListener {
   bool binary(nlohmann::json::binary_t&) { return false; }
 
   bool start_object(std::size_t) { return open("an object"); }
-  bool start_array(std::size_t) { return depth_ == 0 ? not_an_object("an array") : open("an array"); }
+  bool start_array(std::size_t) {
+    if (depth_ == 0) not_an_object("an array");
+    if (depth_ == 1 && !wanted_.empty() && takes_arrays()) {
+      in_array_ = true;
+      ++depth_;
+      return true;
+    }
+    return open("an array");
+  }
   bool end_object() { return close(); }
   bool end_array() { return close(); }
 
@@ -86,34 +96,46 @@ class JsonlListener {
 
   [[noreturn]] bool not_an_object(std::string_view got) const { fail<FormatError>(place_, "a JSON object", got); }
 
+  bool takes_arrays() const {
+    return std::all_of(wanted_.begin(), wanted_.end(), [&](std::size_t i) { return fields_[i].arrays; });
+  }
+
   bool open(std::string_view kind) {
     if (depth_ == 1) refuse(kind);
+    if (in_array_) refuse(std::string(kind) + " within an array");
     if (++depth_ > max_depth)
       fail<FormatError>(place_, "at most " + std::to_string(max_depth) + " levels of nesting", "more");
     return true;
   }
 
   bool close() {
-    --depth_;
+    if (--depth_ == 1) in_array_ = false;
     return true;
   }
 
   void refuse(std::string_view kind) const {
     if (wanted_.empty()) return;
     const JsonlField& field = fields_[wanted_.front()];
-    fail<FormatError>(place_ + ", field " + printable(field.name),
-                      field.strings_only ? "a string" : "a string, a number or a boolean", kind);
+    fail<FormatError>(place_ + ", field " + printable(field.name), expected_of(field), kind);
+  }
+
+  static std::string expected_of(const JsonlField& field) {
+    if (field.strings_only) return "a string";
+    return std::string("a string, a number or a boolean") + (field.arrays ? ", or an array of them" : "");
   }
 
   bool scalar(std::string value, std::string_view kind, bool is_string) {
     if (depth_ == 0) not_an_object(kind);
-    if (depth_ > 1) return true;
+    if (depth_ > 1 && !in_array_) return true;
     for (const std::size_t i : wanted_) {
       const std::string place = place_ + ", field " + printable(fields_[i].name);
       if (kind == "null" || (fields_[i].strings_only && !is_string))
-        fail<FormatError>(place, fields_[i].strings_only ? "a string" : "a string, a number or a boolean", kind);
+        fail<FormatError>(place, expected_of(fields_[i]), kind);
       if (value.find('\0') != std::string::npos) fail<FormatError>(place, "text without NUL bytes", "a NUL");
-      values_[i] = value;
+      if (in_array_)
+        values_[i].append(value).push_back('\0');
+      else
+        values_[i] = value;
     }
     return true;
   }
@@ -125,12 +147,13 @@ class JsonlListener {
   std::vector<std::size_t> wanted_;  // the fields the last key of the outer object names
   std::vector<std::string> names_;   // what the object has, for the message about what it lacks
   int depth_ = 0;
+  bool in_array_ = false;  // of a field that takes one
 };
 
 }  // namespace detail
 
 /// Reads JSON Lines: a JSON object (RFC 8259, UTF-8) on every line, lines of nothing but white space passed over.
-/// Numbers and booleans come out exactly as written ("1", "1.0", "-0", "true").
+/// Numbers and booleans come out exactly as written ("1", "1.0", "-0", "true"), arrays as JsonlField says.
 ///
 /// Errors (FormatError: file, line, field): broken JSON, a line that is not an object, a field asked for that is
 /// missing, twice there, null or of a wrong type, a NUL.

@@ -396,6 +396,54 @@ inline Partition partition_quantity(Index examples, const QuantityOptions& optio
   return detail::deal(order, sizes);
 }
 
+/// A label for every example that has a number instead, for the partitions that go by labels: its quantile. Group g of
+/// `groups` holds the numbers from the g-th part of the sorted ones on; equal numbers go together, so that there may be
+/// fewer groups. Numbered 0, 1, … in ascending order.
+/// Throws ConfigError for fewer than one group and a number that is not finite.
+inline std::vector<std::int32_t> quantile_groups(std::span<const double> numbers, Index groups = 10) {
+  if (groups < 1) fail<ConfigError>("quantile groups", "at least 1", std::to_string(groups));
+  for (std::size_t i = 0; i < numbers.size(); ++i)
+    if (!std::isfinite(numbers[i]))
+      fail<ConfigError>("quantile groups, number " + std::to_string(i), "a finite one", std::to_string(numbers[i]));
+  std::vector<Index> order = detail::counted_up(static_cast<Index>(numbers.size()));
+  const auto number = [&](Index i) { return numbers[static_cast<std::size_t>(i)]; };
+  std::sort(order.begin(), order.end(), [&](Index a, Index b) { return number(a) < number(b); });
+  std::vector<std::int32_t> group(numbers.size());
+  std::int32_t current = -1;
+  Index last_part = -1;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    if (i == 0 || number(order[i]) != number(order[i - 1])) {
+      const Index part = static_cast<Index>(i) * groups / static_cast<Index>(order.size());
+      if (part != std::exchange(last_part, part)) ++current;
+    }
+    group[static_cast<std::size_t>(order[i])] = current;
+  }
+  return group;
+}
+
+/// A label for every example that has a set of them, for the partitions that go by labels: the one of its set that the
+/// fewest examples have, of equals the lowest. Example i has labels[offsets[i] … offsets[i + 1]); one without any is in
+/// a group of its own, `num_labels`. Throws ShapeError for a label out of range.
+inline std::vector<std::int32_t> rarest_labels(std::span<const std::int32_t> labels, std::span<const Index> offsets,
+                                               Index num_labels) {
+  std::vector<Index> count(static_cast<std::size_t>(std::max<Index>(num_labels, 0)), 0);
+  for (const std::int32_t label : labels) {
+    if (label < 0 || label >= num_labels)
+      fail<ShapeError>("rarest labels", "a label in [0, " + std::to_string(num_labels) + ")", std::to_string(label));
+    ++count[static_cast<std::size_t>(label)];
+  }
+  std::vector<std::int32_t> rarest;
+  for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
+    auto& chosen = rarest.emplace_back(static_cast<std::int32_t>(num_labels));
+    for (Index at = offsets[i]; at < offsets[i + 1]; ++at) {
+      const std::int32_t label = labels[static_cast<std::size_t>(at)];
+      const auto rank = [&](std::int32_t one) { return std::pair{count[static_cast<std::size_t>(one)], one}; };
+      if (chosen == num_labels || rank(label) < rank(chosen)) chosen = label;
+    }
+  }
+  return rarest;
+}
+
 /// Throws ConfigError unless `partition` gives every one of `examples` examples to exactly one client and every client
 /// something: for partitions that were made elsewhere.
 inline void check_partition(const Partition& partition, Index examples) {

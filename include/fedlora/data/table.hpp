@@ -23,19 +23,26 @@
 #include "fedlora/data/csv.hpp"
 #include "fedlora/data/jsonl.hpp"
 #include "fedlora/data/labels.hpp"
+#include "fedlora/data/targets.hpp"
 #include "fedlora/io/file.hpp"
 
 namespace fedlora {
 
 /// Which columns of a file are what. A column is a name, or in a CSV or TSV file without a header its number from 1.
+/// What is to be predicted is `label`, `labels` or `targets`, or nothing.
 struct TableColumns {
   std::vector<std::string> text;  ///< joined by one space
   std::string text_pair = {};     ///< the second text of a pair; empty: none
-  std::string label = {};         ///< empty: none
+  std::string label = {};         ///< one label per example; empty: none
   std::string id = {};            ///< who an example belongs to, for a natural partition; empty: none
+  /// Any number of labels per example: one column that names them (in JSON Lines an array, else with `label_separator`
+  /// between), or several that are called like the labels and hold 0 or 1.
+  std::vector<std::string> labels = {};
+  std::string label_separator = {};
+  std::vector<std::string> targets = {};  ///< numbers to predict
 };
 
-/// Labelled texts. Every vector that is not empty has one entry per example.
+/// Labelled texts. Every vector that is not empty has one entry per example, unless it says otherwise.
 struct Table {
   std::string source;  ///< the file, for messages
   std::vector<std::string> text;
@@ -43,12 +50,18 @@ struct Table {
   std::vector<std::string> label;
   std::vector<std::string> id;
   std::vector<Index> line;  ///< where in the file each example starts, from 1
+  std::vector<std::vector<std::string>> label_sets;
+  std::vector<std::string> label_columns;  ///< the columns of 0 and 1 that `label_sets` was read from; empty: others
+  std::vector<double> targets;             ///< as many numbers for every example, one example after another
 
   Index size() const { return static_cast<Index>(text.size()); }
 
-  /// The distinct labels, sorted: whole numbers by value, before all others, which go by bytes.
+  /// The distinct labels, sorted: whole numbers by value, before all others, which go by bytes. With a column for each
+  /// label, these columns, in their order.
   std::vector<std::string> label_names() const {
-    const std::set<std::string, LabelOrder> names(label.begin(), label.end());
+    if (!label_columns.empty()) return label_columns;
+    std::set<std::string, LabelOrder> names(label.begin(), label.end());
+    for (const auto& labels : label_sets) names.insert(labels.begin(), labels.end());
     return {names.begin(), names.end()};
   }
 
@@ -56,6 +69,14 @@ struct Table {
   /// Throws FormatError for a label that is not there, naming file, line, label and the names; ConfigError for a name
   /// that comes twice, and for a table without labels.
   std::vector<std::int32_t> label_ids(std::span<const std::string> names) const;
+
+  /// The numbers of the labels of every example, ascending, as a Dataset has them.
+  struct LabelSets {
+    std::vector<std::int32_t> labels;
+    std::vector<Index> offsets = {0};  ///< example i has labels[offsets[i] … offsets[i + 1])
+  };
+  /// Throws as `label_ids`, and FormatError where there are columns for labels but none for one of `names`.
+  LabelSets label_set_ids(std::span<const std::string> names) const;
 
   /// Calls every label among `labels` by the name of the row that it was matched with.
   void name_labels(std::span<const std::string> labels, const LabelMatch& match);
@@ -83,12 +104,32 @@ inline Index column_number(std::string_view name) {
 }
 
 /// Every column asked for, in the order of the record that `append_row` takes: texts, then pair, label and id where
-/// asked.
+/// asked, labels and targets.
 inline std::vector<std::string> asked_columns(const TableColumns& columns) {
   std::vector<std::string> asked = columns.text;
   for (const auto* one : {&columns.text_pair, &columns.label, &columns.id})
     if (!one->empty()) asked.push_back(*one);
+  for (const auto* several : {&columns.labels, &columns.targets})
+    asked.insert(asked.end(), several->begin(), several->end());
   return asked;
+}
+
+/// Appends what a row says is to be predicted: fields `where[next]` on of the record.
+inline void append_targets(Table& table, const TableColumns& columns, const Record& record,
+                           std::span<const std::size_t> where, std::size_t next) {
+  const auto place = [&](const std::string& column) {
+    return table.source + ", line " + std::to_string(record.line) + ", column " + printable(column);
+  };
+  if (columns.labels.size() == 1) {
+    table.label_sets.push_back(
+        labels_in_field(record.fields[where[next++]], columns.label_separator, place(columns.labels[0])));
+  } else if (!columns.labels.empty()) {
+    auto& labels = table.label_sets.emplace_back();
+    for (const std::string& column : columns.labels)
+      if (flag_in_field(record.fields[where[next++]], place(column))) labels.push_back(column);
+  }
+  for (const std::string& column : columns.targets)
+    table.targets.push_back(number_in_field(record.fields[where[next++]], place(column)));
 }
 
 /// Appends a row whose field `where[i]` is the asked column i.
@@ -101,12 +142,13 @@ inline void append_row(Table& table, const TableColumns& columns, Record& record
   if (!columns.text_pair.empty()) table.text_pair.push_back(record.fields[where[next++]]);
   if (!columns.label.empty()) table.label.push_back(record.fields[where[next++]]);
   if (!columns.id.empty()) {
-    const std::string& id = record.fields[where[next]];
+    const std::string& id = record.fields[where[next++]];
     if (id.empty())
       fail<FormatError>(table.source + ", line " + std::to_string(record.line) + ", column " + printable(columns.id),
                         "whom the example belongs to", "an empty field");
     table.id.push_back(id);
   }
+  append_targets(table, columns, record, where, next);
   table.line.push_back(record.line);
 }
 
@@ -176,33 +218,72 @@ inline void read_json_lines(JsonlReader reader, const TableColumns& columns, Tab
 
 }  // namespace detail
 
+namespace detail {
+
+/// The numbers of label names.
+class LabelNumbers {
+ public:
+  LabelNumbers(const Table& table, std::span<const std::string> names) : table_(table), names_(names) {
+    for (const std::string& name : names)
+      if (!number_.emplace(name, static_cast<std::int32_t>(number_.size())).second)
+        fail<ConfigError>(table.source + ", label names", "distinct names", in_quotes(name) + " twice");
+  }
+
+  /// Of a label of example i.
+  std::int32_t of(const std::string& label, std::size_t i) const {
+    const auto found = number_.find(label);
+    if (found != number_.end()) return found->second;
+    const std::string place =
+        i < table_.line.size() ? ", line " + std::to_string(table_.line[i]) : ", example " + std::to_string(i);
+    fail<FormatError>(table_.source + place + ", label", "one of " + quoted_list(names_), in_quotes(label));
+  }
+
+ private:
+  const Table& table_;
+  std::span<const std::string> names_;
+  std::unordered_map<std::string_view, std::int32_t> number_;
+};
+
+}  // namespace detail
+
 inline std::vector<std::int32_t> Table::label_ids(std::span<const std::string> names) const {
-  if (label.empty()) fail<ConfigError>(source, "a label column", "a table read without one");
-  std::unordered_map<std::string_view, std::int32_t> number;
-  for (const std::string& name : names)
-    if (!number.emplace(name, static_cast<std::int32_t>(number.size())).second)
-      fail<ConfigError>(source + ", label names", "distinct names", detail::in_quotes(name) + " twice");
+  if (label.empty())
+    fail<ConfigError>(source, "a label column", label_sets.empty() ? "a table read without one" : "sets of labels");
+  const detail::LabelNumbers numbers(*this, names);
   std::vector<std::int32_t> ids;
   ids.reserve(label.size());
-  for (std::size_t i = 0; i < label.size(); ++i) {
-    const auto found = number.find(label[i]);
-    if (found == number.end()) {
-      const std::string place =
-          i < line.size() ? ", line " + std::to_string(line[i]) : ", example " + std::to_string(i);
-      fail<FormatError>(source + place + ", label", "one of " + detail::quoted_list(names),
-                        detail::in_quotes(label[i]));
-    }
-    ids.push_back(found->second);
-  }
+  for (std::size_t i = 0; i < label.size(); ++i) ids.push_back(numbers.of(label[i], i));
   return ids;
+}
+
+inline Table::LabelSets Table::label_set_ids(std::span<const std::string> names) const {
+  if (label_sets.empty()) fail<ConfigError>(source, "sets of labels", "a table read without them");
+  const detail::LabelNumbers numbers(*this, names);
+  if (!label_columns.empty())
+    for (const std::string& name : names)
+      if (std::find(label_columns.begin(), label_columns.end(), name) == label_columns.end())
+        fail<FormatError>(source, "a column for the label " + detail::in_quotes(name),
+                          detail::quoted_list(label_columns));
+  LabelSets sets;
+  for (std::size_t i = 0; i < label_sets.size(); ++i) {
+    for (const std::string& one : label_sets[i]) sets.labels.push_back(numbers.of(one, i));
+    std::sort(sets.labels.begin() + sets.offsets.back(), sets.labels.end());
+    sets.offsets.push_back(static_cast<Index>(sets.labels.size()));
+  }
+  return sets;
 }
 
 inline void Table::name_labels(std::span<const std::string> labels, const LabelMatch& match) {
   std::map<std::string, std::string, std::less<>> names;
   for (std::size_t i = 0; i < labels.size(); ++i)
     names.emplace(labels[i], match.names[static_cast<std::size_t>(match.rows[i])]);
-  for (std::string& one : label)
-    if (const auto found = names.find(one); found != names.end()) one = found->second;
+  const auto rename = [&](std::vector<std::string>& some) {
+    for (std::string& one : some)
+      if (const auto found = names.find(one); found != names.end()) one = found->second;
+  };
+  rename(label);
+  rename(label_columns);
+  for (auto& some : label_sets) rename(some);
 }
 
 inline Table Table::select(std::span<const Index> examples) const {
@@ -221,6 +302,12 @@ inline Table Table::select(std::span<const Index> examples) const {
   copy(label, chosen.label);
   copy(id, chosen.id);
   copy(line, chosen.line);
+  copy(label_sets, chosen.label_sets);
+  chosen.label_columns = label_columns;
+  const Index outputs = size() > 0 ? static_cast<Index>(targets.size()) / size() : 0;
+  for (const Index example : examples)
+    chosen.targets.insert(chosen.targets.end(), targets.begin() + example * outputs,
+                          targets.begin() + (example + 1) * outputs);
   return chosen;
 }
 
@@ -232,18 +319,29 @@ inline Table Table::select(std::span<const Index> examples) const {
 /// these are names. JSON Lines: columns are always names; texts are strings, labels and ids strings, numbers or
 /// booleans, kept as written.
 ///
+/// A target is a finite number, a flag of a label 0 or 1 (or true, false), a set of labels may be empty.
+///
 /// Throws FormatError naming file, line and column for anything that breaks the format: a row with more or fewer
 /// columns than the first, bad quoting, invalid UTF-8, NUL bytes, a missing column (with those there are), a header
-/// name asked for that comes twice, a file without rows, an empty id. ConfigError when no text column is asked for.
+/// name asked for that comes twice, a file without rows, an empty id, a target or flag that is none, a label twice in a
+/// set. ConfigError when no text column is asked for, or answers of several kinds.
 inline Table read_table(const Bytes& file, const TableColumns& columns) {
   if (columns.text.empty()) fail<ConfigError>(file.name, "at least one text column", "none");
   for (const std::string& name : columns.text)
     if (name.empty()) fail<ConfigError>(file.name + ", text column", "a name or a number", "an empty name");
+  if ((columns.label.empty() ? 0 : 1) + (columns.labels.empty() ? 0 : 1) + (columns.targets.empty() ? 0 : 1) > 1)
+    fail<ConfigError>(file.name, "one kind of answer: a label, labels or targets", "several");
+  for (const auto* several : {&columns.labels, &columns.targets})
+    for (std::size_t i = 0; i < several->size(); ++i)
+      if ((*several)[i].empty() || std::count(several->begin(), several->end(), (*several)[i]) > 1)
+        fail<ConfigError>(file.name + ", label columns", "distinct names or numbers",
+                          detail::in_quotes((*several)[i]) + ((*several)[i].empty() ? "" : " twice"));
   std::string extension = std::filesystem::path(file.name).extension().string();
   std::transform(extension.begin(), extension.end(), extension.begin(),
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
   Table table;
   table.source = file.name;
+  if (columns.labels.size() > 1) table.label_columns = columns.labels;
   if (extension == ".csv") {
     detail::read_delimited(CsvReader(file.text(), file.name), columns, table);
   } else if (extension == ".tsv") {
@@ -254,6 +352,8 @@ inline Table read_table(const Bytes& file, const TableColumns& columns) {
     if (!columns.text_pair.empty()) fields.push_back({columns.text_pair, true});
     if (!columns.label.empty()) fields.push_back({columns.label, false});
     if (!columns.id.empty()) fields.push_back({columns.id, false});
+    for (const std::string& name : columns.labels) fields.push_back({name, false, columns.labels.size() == 1});
+    for (const std::string& name : columns.targets) fields.push_back({name, false});
     detail::read_json_lines(JsonlReader(file.text(), file.name, std::move(fields)), columns, table);
   } else {
     fail<FormatError>(file.name, "a table named .csv, .tsv or .jsonl",

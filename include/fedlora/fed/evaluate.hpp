@@ -2,11 +2,9 @@
 // Evaluation client by client: how one adapter, or each client's own, does on each client's own examples.
 #pragma once
 
-#include <span>
 #include <utility>
 #include <vector>
 
-#include "fedlora/core/error.hpp"
 #include "fedlora/core/parallel.hpp"
 #include "fedlora/core/shape.hpp"
 #include "fedlora/data/dataset.hpp"
@@ -14,20 +12,6 @@
 #include "fedlora/fed/train.hpp"
 
 namespace fedlora {
-
-/// The named examples as a dataset of their own, in the order named.
-inline Dataset subset(const Dataset& data, std::span<const Index> examples) {
-  Dataset part;
-  for (const Index example : examples) {
-    if (example < 0 || example >= data.size())
-      fail<ShapeError>("subset", "an example in [0, " + std::to_string(data.size()) + ")", std::to_string(example));
-    const auto begin = static_cast<std::size_t>(data.offsets[static_cast<std::size_t>(example)]);
-    const auto length = static_cast<std::size_t>(data.length(example));
-    part.append(std::span(data.tokens).subspan(begin, length), std::span(data.token_types).subspan(begin, length));
-    if (!data.labels.empty()) part.labels.push_back(data.labels[static_cast<std::size_t>(example)]);
-  }
-  return part;
-}
 
 /// `model.evaluate` of the adapter `broadcast(client)` on each client's examples, in the cohort's order; clients in
 /// parallel.

@@ -55,7 +55,8 @@ class AdaptedBase {
 
   /// Places the adapter, before anything is run. \throws ConfigError for a configuration that fits nothing in the base.
   void place_adapter(const LoraConfig& lora, TaskType task, std::vector<HeadLayer> head,
-                     const std::vector<std::string>& always_saved, const std::vector<std::string>& labels) {
+                     const std::vector<std::string>& always_saved, const std::vector<std::string>& labels,
+                     ProblemType problem_type = ProblemType::single_label) {
     plan_ = plan_adapter<Arch>(base_.config(), head, lora, task, always_saved, [&](Index layer, LayerLinear which) {
       const FrozenLinear& linear = base_.transformer->linear(layer, which);
       return std::pair{linear.out(), linear.in()};
@@ -63,6 +64,7 @@ class AdaptedBase {
     auto layout = std::make_shared<AdapterLayout>(*plan_.layout);
     layout->base_model = base_.name;
     layout->id2label = labels;
+    layout->problem_type = problem_type;
     plan_.layout = std::move(layout);
     head_layers_ = std::move(head);
   }

@@ -16,6 +16,7 @@
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
 #include "fedlora/lora/config.hpp"
+#include "fedlora/nn/config.hpp"
 
 namespace fedlora {
 
@@ -48,10 +49,11 @@ struct SavedTensor {
 struct AdapterLayout {
   LoraConfig config;
   TaskType task = TaskType::sequence_classification;
-  std::string base_model;                    ///< base_model_name_or_path
-  std::vector<std::string> target_modules;   ///< resolved, sorted
-  std::vector<std::string> modules_to_save;  ///< resolved: module names, the head among them
-  std::vector<std::string> id2label;         ///< empty for language models
+  std::string base_model;                                ///< base_model_name_or_path
+  std::vector<std::string> target_modules;               ///< resolved, sorted
+  std::vector<std::string> modules_to_save;              ///< resolved: module names, the head among them
+  std::vector<std::string> id2label;                     ///< empty for language models
+  ProblemType problem_type = ProblemType::single_label;  ///< what a classifier's head is trained for
 
   std::vector<AdapterSite> sites;
   std::vector<SavedTensor> saved;

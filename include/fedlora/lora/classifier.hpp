@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -28,6 +30,9 @@ struct ClassifierOptions {
   std::optional<Pooling> pooling = {};      ///< the family's own when absent
   Index max_tokens = 0;                     ///< longest sequence in tokens; 0: all the base has positions for
   std::optional<double> base_dropout = {};  ///< instead of every dropout of config.json (not the adapter's)
+  /// What is predicted, and by which loss. Absent: what config.json says, else numbers for one label and one of the
+  /// labels for several, as transformers has it.
+  std::optional<ProblemType> problem_type = {};
 };
 
 /// A sequence classifier: const, shared by all clients and threads. It holds no trainable number; adapters are passed
@@ -47,22 +52,32 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   struct Workspace : Base::Workspace {
     using Base::Workspace::Workspace;
     std::vector<std::int32_t> pooled_rows;
-    const std::int32_t* labels = nullptr;      ///< of every sequence, placed
+    const std::int32_t* labels = nullptr;  ///< of every sequence, placed; where each has one
+    std::vector<Scalar> targets;           ///< (sequences, labels): numbers, or 0 and 1, where it has not
+    const Scalar* placed_targets = nullptr;
     const std::int32_t* cu_seqlens = nullptr;  ///< placed; for mean pooling
     std::vector<typename ClassificationHead<B>::State> head;
   };
 
-  /// \throws ConfigError for a configuration that fits nothing in the base.
+  /// \throws ConfigError for a configuration that fits nothing in the base, and for a single label to choose from.
   SequenceClassifier(Pretrained<Arch, B> pretrained, ClassifierOptions options, const LoraConfig& lora)
       : Base(std::move(pretrained), options.max_tokens, options.base_dropout),
         labels_(std::move(options.labels)),
         pooling_(options.pooling.value_or(Arch::pooling)) {
     if (labels_.empty()) labels_ = base().config().id2label;
     if (labels_.empty()) fail<ConfigError>("classifier of " + base().name, "at least one label", "none");
+    const auto by_count = labels_.size() == 1 ? ProblemType::regression : ProblemType::single_label;
+    problem_type_ = options.problem_type.value_or(base().config().problem_type.value_or(by_count));
+    if (problem_type_ == ProblemType::single_label && labels_.size() == 1)
+      fail<ConfigError>("classifier of " + base().name,
+                        "at least two labels to choose from (with a single one the loss is 0 whatever the text; to "
+                        "predict a number, problem_type is regression)",
+                        "only " + detail::in_quotes(labels_[0]));
     build_head(lora);
   }
 
   const std::vector<std::string>& labels() const { return labels_; }
+  ProblemType problem_type() const { return problem_type_; }
   /// What a person should be told about how the head came to be.
   const std::vector<std::string>& notes() const { return notes_; }
 
@@ -84,10 +99,18 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     return adapter;
   }
 
-  /// Tokenised texts, with labels where the table has them. \throws FormatError naming file, line and label.
+  /// Tokenised texts, with what is to be predicted where the table has it. \throws FormatError naming file, line and
+  /// label, ConfigError for a table with answers of another kind than the model's problem type has.
   Dataset encode(const Table& table, int threads = 0) const {
+    check_kind(table);
     Dataset data = encode_texts(require_tokenizer(base()), table, max_tokens(), threads);
     if (!table.label.empty()) data.labels = table.label_ids(labels_);
+    if (!table.label_sets.empty()) {
+      auto [labels, offsets] = table.label_set_ids(labels_);
+      data.labels = std::move(labels);
+      data.label_offsets = std::move(offsets);
+    }
+    data.targets = table.targets;
     return data;
   }
 
@@ -114,7 +137,7 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
                         std::span<const Element> parameters, std::span<Scalar> gradient,
                         const StepAddress& address) const {
     pack(data, examples, workspace.batch);
-    check_labels(workspace.batch.labels, workspace.batch.sequences(), labels_.size());
+    check_answers(workspace.batch, workspace.batch.sequences());
     this->bind_training(workspace, parameters, gradient, address);
     prepare(workspace);
   }
@@ -122,7 +145,12 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   /// The second half: adds the gradient of weight · Σ loss, and Σ loss to the runner's. Only calls operations.
   void run_training(Workspace& workspace, double weight) const {
     const Outputs outputs = forward(workspace);
-    workspace.run.cross_entropy(outputs.logits, workspace.labels, weight);
+    if (problem_type_ == ProblemType::single_label)
+      workspace.run.cross_entropy(outputs.logits, workspace.labels, weight);
+    else if (problem_type_ == ProblemType::regression)
+      workspace.run.mean_squared_error(outputs.logits, workspace.placed_targets, weight);
+    else
+      workspace.run.binary_cross_entropy(outputs.logits, workspace.placed_targets, weight);
     run_backward(workspace, outputs);
   }
 
@@ -130,43 +158,90 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   std::vector<Scalar> logits(const Adapter<Scalar>& adapter, const Dataset& data, int threads = 0) const {
     const auto labels = static_cast<std::size_t>(labels_.size());
     std::vector<Scalar> result(static_cast<std::size_t>(data.size()) * labels);
-    this->template for_evaluation_batches<Workspace>(
-        adapter, data, threads, [&](Workspace& workspace, Index first) {
-          prepare(workspace);
-          workspace.run.download(forward(workspace).logits, result.data() + first * static_cast<Index>(labels));
-        });
+    this->template for_evaluation_batches<Workspace>(adapter, data, threads, [&](Workspace& workspace, Index first) {
+      workspace.batch.label_offsets.clear();  // answers are not asked for
+      prepare(workspace);
+      workspace.run.download(forward(workspace).logits, result.data() + first * static_cast<Index>(labels));
+    });
     return result;
   }
 
-  /// Loss, accuracy, macro F1 and confusion of an adapter. The same bits on any number of threads.
+  /// Loss and measures of an adapter. The same bits on any number of threads.
   Evaluation evaluate(const Adapter<Scalar>& adapter, const Dataset& data, int threads = 0) const {
-    check_labels(data.labels, data.size(), labels_.size());
+    check_answers(data, data.size());
+    if (problem_type_ == ProblemType::regression) return evaluate_numbers(adapter, data, threads);
+    if (problem_type_ == ProblemType::multi_label) return evaluate_sets(adapter, data, threads);
     std::vector<RowLoss> losses(static_cast<std::size_t>(data.size()));
-    this->template for_evaluation_batches<Workspace>(
-        adapter, data, threads, [&](Workspace& workspace, Index first) {
-          prepare(workspace);
-          const MatrixView<Element> logits = forward(workspace).logits;
-          workspace.run.row_losses(
-              logits, workspace.labels,
-              std::span(losses).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(logits.rows)));
-        });
-    std::vector<std::vector<Index>> confusion(labels_.size(), std::vector<Index>(labels_.size(), 0));
-    double loss = 0;
-    for (std::size_t i = 0; i < losses.size(); ++i) {
-      loss += losses[i].nll;
-      ++confusion[static_cast<std::size_t>(data.labels[i])][static_cast<std::size_t>(losses[i].best)];
-    }
-    return evaluation_from(std::move(confusion), loss);
+    this->template for_evaluation_batches<Workspace>(adapter, data, threads, [&](Workspace& workspace, Index first) {
+      prepare(workspace);
+      const MatrixView<Element> logits = forward(workspace).logits;
+      workspace.run.row_losses(
+          logits, workspace.labels,
+          std::span(losses).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(logits.rows)));
+    });
+    return evaluation_of_labels(data.labels, losses, labels_.size());
   }
 
  private:
-  static void check_labels(std::span<const std::int32_t> labels, Index examples, std::size_t names) {
-    if (static_cast<Index>(labels.size()) != examples)
-      fail<ShapeError>("labels", std::to_string(examples) + ", one per example", std::to_string(labels.size()));
-    for (std::size_t i = 0; i < labels.size(); ++i)
-      if (labels[i] < 0 || static_cast<std::size_t>(labels[i]) >= names)
-        fail<ShapeError>("label of example " + std::to_string(i), "a number in [0, " + std::to_string(names) + ")",
-                         std::to_string(labels[i]));
+  /// Whether a table's answers are of the kind that the problem type has.
+  void check_kind(const Table& table) const {
+    const std::pair<ProblemType, bool> kinds[] = {{ProblemType::single_label, !table.label.empty()},
+                                                  {ProblemType::multi_label, !table.label_sets.empty()},
+                                                  {ProblemType::regression, !table.targets.empty()}};
+    for (const auto& [kind, present] : kinds)
+      if (present && kind != problem_type_)
+        fail<ConfigError>(table.source, "answers for " + std::string(problem_type_name(problem_type_)),
+                          "those for " + std::string(problem_type_name(kind)));
+  }
+
+  /// Whether a Dataset or a PackedBatch of so many examples holds what the problem type predicts.
+  template <class Answers>
+  void check_answers(const Answers& answers, Index examples) const {
+    const std::string type(problem_type_name(problem_type_));
+    const auto expect = [&](const char* what, Index each, std::size_t got) {
+      if (static_cast<Index>(got) != examples * each)
+        fail<ShapeError>(what,
+                         std::to_string(examples * each) + ", " + std::to_string(each) + " per example for " + type,
+                         std::to_string(got));
+    };
+    if (problem_type_ == ProblemType::regression) {
+      expect("targets", static_cast<Index>(labels_.size()), answers.targets.size());
+      for (std::size_t i = 0; i < answers.targets.size(); ++i)
+        if (!std::isfinite(static_cast<Scalar>(answers.targets[i])))
+          fail<ShapeError>("target of example " + std::to_string(i / labels_.size()), "a finite number",
+                           std::to_string(answers.targets[i]));
+      return;
+    }
+    const bool sets = problem_type_ == ProblemType::multi_label;
+    if (sets == answers.label_offsets.empty())
+      fail<ShapeError>("labels",
+                       (sets ? "a set per example, with label_offsets, for " : "one per example, for ") + type,
+                       sets ? "no label_offsets" : "label_offsets");
+    if (!sets) expect("labels", 1, answers.labels.size());
+    for (std::size_t i = 0; i < answers.labels.size(); ++i)
+      if (answers.labels[i] < 0 || static_cast<std::size_t>(answers.labels[i]) >= labels_.size())
+        fail<ShapeError>((sets ? "entry " : "label of example ") + std::to_string(i) + (sets ? " of labels" : ""),
+                         "a number in [0, " + std::to_string(labels_.size()) + ")", std::to_string(answers.labels[i]));
+  }
+
+  Evaluation evaluate_numbers(const Adapter<Scalar>& adapter, const Dataset& data, int threads) const {
+    const std::vector<Scalar> outputs = logits(adapter, data, threads);
+    const std::vector<double> predicted(outputs.begin(), outputs.end());
+    return evaluation_of_numbers(predicted, data.targets, static_cast<Index>(labels_.size()));
+  }
+
+  Evaluation evaluate_sets(const Adapter<Scalar>& adapter, const Dataset& data, int threads) const {
+    SetCounts counts(labels_.size(), data.size());
+    std::mutex mutex;
+    this->template for_evaluation_batches<Workspace>(adapter, data, threads, [&](Workspace& workspace, Index first) {
+      prepare(workspace);
+      const MatrixView<Element> outputs = forward(workspace).logits;
+      std::vector<Scalar> logits(static_cast<std::size_t>(outputs.rows * outputs.cols));
+      workspace.run.download(outputs, logits.data());
+      const std::lock_guard lock(mutex);
+      counts.template add<Scalar>(first, logits, workspace.targets);
+    });
+    return std::move(counts).evaluation();
   }
 
   void build_head(const LoraConfig& lora) {
@@ -187,7 +262,7 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
                          std::to_string(labels_.size()) + " labels; initialised, trained and sent whole");
       }
     }
-    this->place_adapter(lora, TaskType::sequence_classification, layers, missing, labels_);
+    this->place_adapter(lora, TaskType::sequence_classification, layers, missing, labels_, problem_type_);
     head_ = ClassificationHead<B>(std::move(layers), std::move(frozen));
   }
 
@@ -216,9 +291,25 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
                                             ? batch.cu_seqlens[static_cast<std::size_t>(s)]
                                             : batch.cu_seqlens[static_cast<std::size_t>(s) + 1] - 1);
     this->prepare_base(workspace, workspace.pooled_rows);
-    workspace.labels = workspace.run.place(batch.labels);
+    if (problem_type_ == ProblemType::single_label) {
+      workspace.labels = workspace.run.place(batch.labels);
+    } else {
+      set_targets(batch, workspace.targets);
+      workspace.placed_targets = workspace.run.place(std::span<const Scalar>(workspace.targets));
+    }
     workspace.cu_seqlens = workspace.run.place(batch.cu_seqlens);
     workspace.run.flush();
+  }
+
+  /// What the outputs of the batch are compared with: its numbers, or 1 for each label of its sets and 0 for the
+  /// others.
+  void set_targets(const PackedBatch& batch, std::vector<Scalar>& targets) const {
+    targets.assign(batch.targets.begin(), batch.targets.end());
+    if (batch.label_offsets.empty()) return;
+    targets.assign(static_cast<std::size_t>(batch.sequences()) * labels_.size(), Scalar(0));
+    for (std::size_t s = 0; s + 1 < batch.label_offsets.size(); ++s)
+      for (Index i = batch.label_offsets[s]; i < batch.label_offsets[s + 1]; ++i)
+        targets[s * labels_.size() + static_cast<std::size_t>(batch.labels[static_cast<std::size_t>(i)])] = Scalar(1);
   }
 
   /// Runs the batch that was prepared.
@@ -256,6 +347,7 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   std::vector<std::string> labels_;
   std::vector<std::string> notes_;
   Pooling pooling_ = Arch::pooling;
+  ProblemType problem_type_ = ProblemType::single_label;
   ClassificationHead<B> head_;
 };
 
