@@ -15,7 +15,7 @@
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
-#include "fedlora/lora/metrics.hpp"
+#include "fedlora/lora/measures.hpp"
 #include "fedlora/nn/config.hpp"
 
 namespace fedlora {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Measures against scikit-learn, scipy and torch (tests/golden/metrics.json), to the last digits.
-#include "fedlora/lora/metrics.hpp"
+#include "fedlora/lora/measures.hpp"
 
 #include <doctest/doctest.h>
 
