@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // fedlora-predict: a text in, a JSON object out, a line each.
 //
-// A classifier gives {"label": name, "logits": […]}, a language model {"nll": mean per predicted token in nats, "tokens":
-// predicted tokens}; a text of a single token predicts nothing: {"nll": null, "tokens": 0}. With --label-column the last
-// line is {"accuracy", "confusion" ([true][predicted]), "examples", "labels", "loss", "macro_f1"}, and the confusion matrix
-// goes to standard error as a table.
+// A classifier gives {"label": name, "logits": […]}; for regression {"prediction": number, or numbers of several outputs,
+// "logits"}; for multi-label {"labels": [those above one half], "probabilities": […], "logits"}. A language model gives
+// {"nll": mean per predicted token in nats, "tokens": predicted tokens}; a text of a single token predicts nothing: {"nll":
+// null, "tokens": 0}. With --label-column the last line holds the measures by name, "loss", "examples", "labels" and, where a
+// text has one label, "confusion" ([true][predicted]), which also goes to standard error as a table.
 #include <iostream>
 #include <iterator>
 #include <string>
@@ -27,7 +28,7 @@ using namespace fedlora::examples;
 Table read_texts(const std::string& file, const TableColumns& columns) {
   for (const char* extension : {".csv", ".tsv", ".jsonl"})
     if (file.ends_with(extension)) return read_table(std::filesystem::path(file), columns);
-  if (!columns.label.empty() || !columns.text_pair.empty())
+  if (!columns.label.empty() || !columns.labels.empty() || !columns.targets.empty() || !columns.text_pair.empty())
     fail<UsageError>("--file", "a table (.csv, .tsv or .jsonl) for columns", file);
   Bytes bytes = file == "-" ? bytes_of(std::string(std::istreambuf_iterator<char>(std::cin), {}), "standard input")
                             : map_file(file);
@@ -73,11 +74,13 @@ Predictor load(const PredictorOptions& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Reads texts and writes a JSON object per text: logits and label, or for a language model nll and tokens.",
-               "fedlora-predict");
+  CLI::App app(
+      "Reads texts and writes a JSON object per text: logits and label, labels with probabilities, or a number; for a language\n"
+      "model nll and tokens.",
+      "fedlora-predict");
   set_conventions(app);
   PredictorOptions options;
-  std::string file, text_column = "text";
+  std::string file, text_column = "text", label_column;
   TableColumns columns;
   app.add_option("--model", options.model, "Directory or org/name in the Hugging Face cache")->required();
   app.add_option("--adapter", options.adapter, "PEFT adapter");
@@ -86,7 +89,10 @@ int main(int argc, char** argv) {
   app.add_option("--text-column", text_column, "Name, or number from 1 without a header; several, comma between, are joined")
       ->capture_default_str();
   app.add_option("--text-pair-column", columns.text_pair, "The second text of a pair");
-  app.add_option("--label-column", columns.label, "End with accuracy, macro F1 and confusion matrix");
+  app.add_option("--label-column", label_column,
+                 "End with measures; of numbers or labels in columns of their own several, comma between");
+  declare(app, options.problem, "Options");
+  app.footer(metrics_help);
   app.add_option("--max-tokens", options.max_tokens, "Longer texts are cut; 0: at the model's own limit")
       ->check(at_least(0))
       ->capture_default_str();
@@ -102,23 +108,25 @@ int main(int argc, char** argv) {
     check(options.device);
     if (options.device.cuda() && app.count("--threads") == 0) options.threads = cuda_threads;
     columns.text = comma_separated(text_column);
-    const Table table = read_texts(file, columns);
     if (!options.adapter.empty()) options.adapter_config = read_peft_config(std::filesystem::path(options.adapter));
     const Predictor predictor = load(options);
-    if (!columns.label.empty() && predictor.labels.empty())
-      fail<UsageError>("--label-column", "a classifier", "a language model");
+    const bool labelled = !label_column.empty();
+    if (predictor.labels.empty())
+      for (const char* option : {"--label-column", "--problem-type"})
+        if (app.count(option) > 0) fail<UsageError>(option, "a classifier", "a language model");
+    if (!labelled && !options.problem.metric.empty()) fail<UsageError>("--metric", "--label-column with it", "none");
+    if (!predictor.labels.empty()) set_label_columns(predictor.problem_type, label_column, options.problem, columns);
+    const Measures measures(predictor.problem_type, options.problem, predictor.labels);
+    const Table table = read_texts(file, columns);
     Evaluation evaluation;
-    const bool labelled = !columns.label.empty();
     for (const Json& line : predictor.predict(table, labelled ? &evaluation : nullptr)) std::cout << line.dump() << '\n';
     if (labelled) {
-      std::cout << Json{{"accuracy", evaluation.accuracy}, {"macro_f1", evaluation.macro_f1},
-                        {"loss", evaluation.loss},         {"examples", evaluation.examples},
-                        {"labels", predictor.labels},      {"confusion", evaluation.confusion}}
-                       .dump()
-                << std::endl;
-      std::cerr << "accuracy " << decimals(evaluation.accuracy, 4) << ", macro F1 " << decimals(evaluation.macro_f1, 4)
-                << ", loss " << decimals(evaluation.loss, 4) << ", " << evaluation.examples << " texts\n"
-                << confusion_table(evaluation, predictor.labels);
+      Json last = {{"examples", evaluation.examples}, {"labels", predictor.labels}};
+      for (const std::string& field : measures.fields()) last[field] = Measures::json(measures.value(evaluation, field));
+      if (!evaluation.confusion.empty()) last["confusion"] = evaluation.confusion;
+      std::cout << last.dump() << std::endl;
+      std::cerr << measures.line(last) << ", " << evaluation.examples << " texts\n";
+      if (!evaluation.confusion.empty()) std::cerr << confusion_table(evaluation, predictor.labels);
     }
     return 0;
   });

@@ -38,7 +38,7 @@ class Experiment {
 
   int run() {
     const auto started = std::chrono::steady_clock::now();
-    OutputDirectory out(options_.out, options_.resume);
+    OutputDirectory out(options_.out, options_.resume, inputs_.measures.fields());
     if (options_.resume)
       for (const std::string& mode : mode_order)
         if (const auto saved = out.saved_state(mode))
@@ -72,7 +72,7 @@ class Experiment {
 
  private:
   ClassifierOptions classifier_options() const {
-    return {inputs_.labels, pooling_of(options_.pooling), options_.max_tokens, options_.base_dropout};
+    return {inputs_.labels, pooling_of(options_.pooling), options_.max_tokens, options_.base_dropout, inputs_.problem_type};
   }
 
   static LoraConfig head_only(LoraConfig lora) {
@@ -85,6 +85,7 @@ class Experiment {
     Run<Model>& run = runs_.emplace_back();
     const bool federated = mode == "federated", local = mode == "local", head = mode == "head";
     run.mode = mode;
+    run.measures = &inputs_.measures;
     run.model = head ? &head_model_ : &model_;
     run.rounds = federated ? options_.rounds : options_.reference_epochs;
     run.eval_every = options_.eval_every;
@@ -179,7 +180,7 @@ class Experiment {
       if (run.mode == (options_.mode == "all" ? "federated" : options_.mode) && run.state.adapters.size() == 1)
         save_peft(run.state.adapters[0], out.adapter());
     out.write_summary(summary);
-    console_.print("\n" + result_table(summary) + "\n" + decimals(seconds, 1) + " seconds in all" +
+    console_.print("\n" + result_table(summary, inputs_.measures) + "\n" + decimals(seconds, 1) + " seconds in all" +
                    (runs_.size() > 1 ? "; the runs share the threads, so theirs overlap" : "") + ". Written to " +
                    out.path().string() + ": summary.json, metrics.csv, metrics.jsonl, " +
                    (options_.mode == "local" ? "" : "adapter/, ") + "state/ (for --resume)\n");

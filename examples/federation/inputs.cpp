@@ -2,6 +2,7 @@
 #include "federation/inputs.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <optional>
 #include <set>
@@ -10,6 +11,7 @@
 
 #include "command_line.hpp"
 #include "fedlora/core/utf8.hpp"
+#include "fedlora/data/labels.hpp"
 #include "fedlora/hf/checkpoint.hpp"
 #include "fedlora/report/text_table.hpp"
 #include "sha256.hpp"
@@ -45,6 +47,60 @@ std::vector<std::string> label_names(const Table& train, const std::optional<Pef
   return names;
 }
 
+/// The problem type asked for, else config.json's, else one label of several.
+ProblemType problem_type(const Options& options) {
+  if (!options.problem.type.empty()) return *problem_type_option(options.problem.type);
+  const FileSet files = model_files(options.model);
+  const std::string where = files.path_of("config.json");
+  const auto name = json_get_or<std::string>(parse_json(files.require("config.json")), "problem_type", where, "");
+  return problem_type_of(name).value_or(ProblemType::single_label);
+}
+
+/// The names of a head's rows. Numbers are LABEL_0, LABEL_1, … as transformers calls them.
+std::vector<std::string> row_names_of(const Inputs& inputs, const std::optional<PeftConfig>& adapter,
+                                      const Options& options) {
+  const std::string where = inputs.train.source + ", column " + options.label_column;
+  if (inputs.problem_type == ProblemType::regression) {
+    const auto outputs = static_cast<Index>(comma_separated(options.label_column).size());
+    if (adapter && adapter->num_labels.value_or(outputs) != outputs)
+      fail<ConfigError>(where, "the " + std::to_string(*adapter->num_labels) + " numbers of the head in " + options.adapter,
+                        std::to_string(outputs));
+    return row_names({}, outputs);
+  }
+  std::vector<std::string> names = label_names(inputs.train, adapter, options);
+  if (names.size() < (inputs.problem_type == ProblemType::single_label ? 2 : 1))
+    fail<ConfigError>(where,
+                      inputs.problem_type == ProblemType::single_label
+                          ? "at least two labels (with a single one every answer is right, and nothing is learned)"
+                          : "at least one label",
+                      names.empty() ? "none" : "only " + detail::in_quotes(names[0]));
+  return names;
+}
+
+/// What label skew goes by: labels; the quantiles of the (first) number; of a set the rarest label.
+void set_groups(Inputs& inputs) {
+  if (inputs.problem_type == ProblemType::single_label) {
+    inputs.groups = inputs.train.label_ids(inputs.labels);
+    inputs.group_names = inputs.labels;
+  } else if (inputs.problem_type == ProblemType::multi_label) {
+    const auto [labels, offsets] = inputs.train.label_set_ids(inputs.labels);
+    inputs.groups = rarest_labels(labels, offsets, static_cast<Index>(inputs.labels.size()));
+    inputs.group_names = inputs.labels;
+    inputs.group_names.push_back("(none)");
+  } else {
+    std::vector<double> numbers;
+    for (std::size_t i = 0; i < inputs.train.targets.size(); i += inputs.labels.size())
+      numbers.push_back(inputs.train.targets[i]);
+    inputs.groups = quantile_groups(numbers);
+    std::vector<double> least(*std::max_element(inputs.groups.begin(), inputs.groups.end()) + 1, HUGE_VAL);
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      double& number = least[static_cast<std::size_t>(inputs.groups[i])];
+      number = std::min(number, numbers[i]);
+    }
+    for (const double number : least) inputs.group_names.push_back("from " + Json(number).dump());
+  }
+}
+
 LoraConfig lora_config(const Options& options, const std::optional<PeftConfig>& adapter) {
   LoraConfig lora;
   if (adapter) {
@@ -65,8 +121,10 @@ LoraConfig lora_config(const Options& options, const std::optional<PeftConfig>& 
 
 Inputs read_inputs(const Options& options) {
   Inputs inputs;
+  inputs.problem_type = problem_type(options);
   const auto read = [&](const std::string& path, const std::string& id) {
-    const TableColumns columns{options.text_columns(), options.text_pair_column, options.label_column, id};
+    TableColumns columns{.text = options.text_columns(), .text_pair = options.text_pair_column, .id = id};
+    set_label_columns(inputs.problem_type, options.label_column, options.problem, columns);
     return read_table(table_file(path), columns);
   };
   const std::string natural = options.natural_column();
@@ -78,10 +136,11 @@ Inputs read_inputs(const Options& options) {
     if (adapter->task.value_or(TaskType::sequence_classification) != TaskType::sequence_classification)
       fail<ConfigError>(options.adapter + "/adapter_config.json, field task_type", "SEQ_CLS", "CAUSAL_LM");
   }
-  inputs.labels = label_names(inputs.train, adapter, options);
+  inputs.labels = row_names_of(inputs, adapter, options);
+  inputs.measures = Measures(inputs.problem_type, options.problem, inputs.labels);
   inputs.lora = lora_config(options, adapter);
 
-  const std::vector<std::int32_t> ids = inputs.train.label_ids(inputs.labels);
+  set_groups(inputs);
   if (!natural.empty()) {
     auto dealt = partition_natural(inputs.train.id);
     inputs.partition = std::move(dealt.partition);
@@ -89,15 +148,16 @@ Inputs read_inputs(const Options& options) {
   } else if (options.partition == "iid") {
     inputs.partition = partition_iid(inputs.train.size(), {.clients = options.clients, .seed = options.seed});
   } else if (options.partition == "shards") {
-    inputs.partition = partition_shards(ids, {.clients = options.clients, .seed = options.seed});
+    inputs.partition = partition_shards(inputs.groups, {.clients = options.clients, .seed = options.seed});
   } else {
     inputs.partition =
-        partition_dirichlet(ids, {.clients = options.clients, .alpha = options.dirichlet, .seed = options.seed});
+        partition_dirichlet(inputs.groups, {.clients = options.clients, .alpha = options.dirichlet, .seed = options.seed});
   }
 
   Json& config = inputs.config;
   config = config_of(options);
   config["clients"] = inputs.partition.size();
+  config["problem_type"] = problem_type_name(inputs.problem_type);
   config["labels"] = inputs.labels;
   config["rank"] = inputs.lora.rank;
   config["alpha"] = inputs.lora.alpha;
@@ -127,9 +187,9 @@ std::vector<std::string> column_names(const std::vector<std::string>& labels) {
 }  // namespace
 
 std::string partition_table(const Inputs& inputs) {
-  const auto table = label_distribution(inputs.train.label_ids(inputs.labels), inputs.partition,
-                                        static_cast<Index>(inputs.labels.size()));
-  const std::vector<std::string> names = column_names(inputs.labels);
+  const auto table =
+      label_distribution(inputs.groups, inputs.partition, static_cast<Index>(inputs.group_names.size()));
+  const std::vector<std::string> names = column_names(inputs.group_names);
   Index shown_labels = 0;
   for (std::size_t width = 0; shown_labels < table.labels; ++shown_labels) {
     width += std::max<std::size_t>(5, names[static_cast<std::size_t>(shown_labels)].size()) + 2;
@@ -153,7 +213,10 @@ std::string partition_table(const Inputs& inputs) {
     row.push_back(std::to_string(table.examples(client)));
     text.add(std::move(row));
   }
-  std::string out = text.text();
+  std::string out = inputs.problem_type == ProblemType::regression    ? "texts by the quantile of their target:\n"
+                    : inputs.problem_type == ProblemType::multi_label ? "texts by the rarest of their labels:\n"
+                                                                      : "";
+  out += text.text();
   if (shown_clients < table.clients) out += "and " + std::to_string(table.clients - shown_clients) + " clients more\n";
   return out;
 }

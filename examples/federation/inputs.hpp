@@ -14,8 +14,13 @@
 namespace fedlora::examples {
 
 struct Inputs {
+  ProblemType problem_type = ProblemType::single_label;
   Table train, test;
   std::vector<std::string> labels;
+  Measures measures;
+  /// What label skew goes by, and what the table of clients counts: labels, or what stands for them.
+  std::vector<std::int32_t> groups;
+  std::vector<std::string> group_names;
   Partition partition;
   std::vector<std::string> client_names;  ///< of a natural partition; empty for the others
   LoraConfig lora;
@@ -25,7 +30,7 @@ struct Inputs {
 /// Reads tables and adapter configuration, and deals the training examples to the clients.
 Inputs read_inputs(const Options& options);
 
-/// Clients × classes, with the totals. Beyond forty clients or twenty classes the middle is left out.
+/// Clients × groups, with the totals. Beyond forty clients or twenty groups the middle is left out.
 std::string partition_table(const Inputs& inputs);
 
 }  // namespace fedlora::examples

@@ -58,7 +58,9 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--text-column", o.text_column, "Name, or number from 1 without a header; several, comma between, are joined [text]")
       ->group("Data");
   app.add_option("--text-pair-column", o.text_pair_column, "The second text of a pair")->group("Data");
-  app.add_option("--label-column", o.label_column, "Any strings; numbered in sorted order [label]")->group("Data");
+  app.add_option("--label-column", o.label_column, "Any strings; of numbers or labels in columns of their own several, comma between [label]")
+      ->group("Data");
+  declare(app, o.problem, "Data");
   app.add_option("--max-tokens", o.max_tokens, "Longer texts are cut; 0: at the model's own limit")
       ->check(at_least(0))
       ->capture_default_str()
@@ -136,6 +138,7 @@ void declare(CLI::App& app, Options& o) {
   app.add_flag("--resume", o.resume, "Go on where the run in --out stopped; without it an earlier run there is replaced when the first round is done")
       ->group("Output");
   app.add_option("--export-plan", o.export_plan, "Write what tests/golden/federation_twin.py replays")->group("Output");
+  app.footer(metrics_help);
 }
 
 void complete(const CLI::App& app, Options& o) {
@@ -190,6 +193,9 @@ Json config_of(const Options& o) {
           {"text_columns", o.text_columns()},
           {"text_pair_column", text(o.text_pair_column)},
           {"label_column", o.label_column},
+          {"label_separator", text(o.problem.label_separator)},
+          {"metric", text(o.problem.metric)},
+          {"positive_label", text(o.problem.positive_label)},
           {"clients", o.clients},
           {"partition", o.partition},
           {"dirichlet", o.partition == "dirichlet" ? Json(o.dirichlet) : Json(nullptr)},
@@ -225,7 +231,8 @@ Json config_of(const Options& o) {
 const std::set<std::string>& may_differ() {
   // Files may be called by other names, as digests of what they hold are compared.
   static const std::set<std::string> fields = {"rounds", "reference_epochs", "threads", "eval_every",
-                                               "model",  "adapter",          "train",   "test"};
+                                               "model",  "adapter",          "train",   "test",
+                                               "metric", "positive_label"};
   return fields;
 }
 

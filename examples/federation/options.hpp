@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "device.hpp"
+#include "problem_type.hpp"
 #include "fedlora/core/shape.hpp"
 #include "fedlora/io/json.hpp"
 
@@ -18,6 +19,7 @@ namespace fedlora::examples {
 struct Options {
   std::string model, adapter, train, test;
   std::string text_column, text_pair_column, label_column;
+  ProblemOptions problem;
   Index clients = 20;
   std::string partition = "dirichlet";
   double dirichlet = 0.3;

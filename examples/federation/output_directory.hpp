@@ -25,8 +25,9 @@ inline const std::vector<std::string> mode_order = {"head", "local", "federated"
 class OutputDirectory {
  public:
   /// Makes the directory and proves that it can be written. Unless `resume`, what an earlier run left will be replaced, but
-  /// only once this one has something to put in its place (`write_round`).
-  OutputDirectory(std::filesystem::path path, bool resume) : path_(std::move(path)), resume_(resume) {
+  /// only once this one has something to put in its place (`write_round`). `measures` are fields of its rows.
+  OutputDirectory(std::filesystem::path path, bool resume, std::vector<std::string> measures)
+      : path_(std::move(path)), measures_(std::move(measures)), resume_(resume) {
     namespace fs = std::filesystem;
     std::error_code error;
     fs::create_directories(path_ / "state", error);
@@ -95,8 +96,9 @@ class OutputDirectory {
   void write_metrics() {
     std::vector<Json> all;
     for (const std::string& one : mode_order) all.insert(all.end(), rows_[one].begin(), rows_[one].end());
-    static const std::vector<std::string> columns = {"mode",    "round", "clients",  "examples", "train_loss", "accuracy",
-                                                     "loss",    "macro_f1", "bytes_up", "bytes_down", "train_seconds"};
+    std::vector<std::string> columns = {"mode", "round", "clients", "examples", "train_loss"};
+    columns.insert(columns.end(), measures_.begin(), measures_.end());
+    columns.insert(columns.end(), {"bytes_up", "bytes_down", "train_seconds"});
     write_file_atomically(path_ / "metrics.csv", std::string_view(csv_of(columns, all)));
     write_file_atomically(path_ / "metrics.jsonl", std::string_view(jsonl_of(all)));
   }
@@ -117,6 +119,7 @@ class OutputDirectory {
   }
 
   std::filesystem::path path_;
+  std::vector<std::string> measures_;  ///< fields of a row
   bool resume_ = false;  ///< what is there stays
   bool holds_run_ = false;
   std::atomic<bool> saved_round_ = false;

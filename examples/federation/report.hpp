@@ -77,6 +77,36 @@ inline std::string length_line(const Dataset& data, Index max_tokens) {
          "\n";
 }
 
+/// What is predicted, and the first example.
+inline std::string answer_line(const Inputs& inputs) {
+  const Table& train = inputs.train;
+  const auto counted = [&](const char* one) {
+    const std::size_t count = inputs.labels.size();
+    return std::to_string(count) + " " + one + (count == 1 ? "" : "s");
+  };
+  const std::string first = "\nfirst example: " + detail::in_quotes(train.text.at(0)) + ", ";
+  if (inputs.problem_type == ProblemType::regression) {
+    std::string numbers;
+    for (std::size_t i = 0; i < inputs.labels.size(); ++i)
+      numbers += (i == 0 ? "" : ", ") + Json(train.targets[i]).dump();
+    return counted("number") + " to predict (regression)" + first + numbers;
+  }
+  if (inputs.problem_type == ProblemType::multi_label) {
+    const std::vector<std::string>& labels = train.label_sets.at(0);
+    return counted("label") + ", any of which a text may have (multi-label)" + first +
+           (labels.empty() ? "no label" : "labels " + detail::quoted_list(labels));
+  }
+  std::string text = counted("label") + first + "label " + detail::in_quotes(train.label.at(0));
+  const auto number = [](const std::string& label) {
+    char* end = nullptr;
+    return !label.empty() && std::isfinite(std::strtod(label.c_str(), &end)) && *end == '\0';
+  };
+  if (std::all_of(inputs.labels.begin(), inputs.labels.end(), number) &&
+      !std::all_of(inputs.labels.begin(), inputs.labels.end(), whole_number))
+    text += "\nnote: the labels are numbers, which are taken for names; --problem-type regression predicts a number";
+  return text;
+}
+
 /// All that is known before training.
 template <class Model>
 std::string introduction(const std::string& machine, const Options& options, const Inputs& inputs, const Model& model,
@@ -93,9 +123,8 @@ std::string introduction(const std::string& machine, const Options& options, con
     text += "starts from the adapter " + options.adapter + " (rank " + std::to_string(inputs.lora.rank) + ", alpha " +
             Json(inputs.lora.alpha).dump() + ", its own head)\n";
   text += "data: " + std::to_string(inputs.train.size()) + " examples for training (" + inputs.train.source + "), " +
-          std::to_string(inputs.test.size()) + " for testing, " + std::to_string(inputs.labels.size()) + " labels\n";
-  text += "first example: " + detail::in_quotes(inputs.train.text.at(0)) + ", label " +
-          detail::in_quotes(inputs.train.label.at(0)) + "\n" + length_line(train, model.max_tokens());
+          std::to_string(inputs.test.size()) + " for testing, " + answer_line(inputs) + "\n" +
+          length_line(train, model.max_tokens());
   text += trainable_line(model);
   if (head != nullptr) text += "head alone: " + trainable_line(*head);
   if (options.runs("federated")) text += traffic_line(model, options);
@@ -104,21 +133,25 @@ std::string introduction(const std::string& machine, const Options& options, con
 }
 
 /// The runs side by side, from summary.json's entries.
-inline std::string result_table(const Json& summary) {
-  TextTable table({"", "accuracy", "loss", "macro F1", "bytes up", "bytes down", "seconds"});
+inline std::string result_table(const Json& summary, const Measures& measures) {
+  std::vector<std::string> header = {""};
+  for (const Metric& metric : measures.shown) header.emplace_back(metric.title);
+  header.insert(header.end(), {"bytes up", "bytes down", "seconds"});
+  TextTable table(std::move(header));
   for (const auto& [mode, name] : {std::pair{"head", "frozen base, trained head"},
                                    {"local", "local-only clients (mean)"},
                                    {"federated", "federated"},
                                    {"centralised", "centralised"}}) {
     if (!summary.contains(mode)) continue;
     const Json& run = summary[mode];
-    const auto number = [&](const char* field, int places) { return decimals(run[field].get<double>(), places); };
     const auto bytes = [&](const char* field) {
       const auto count = run[field].get<std::int64_t>();
       return count == 0 ? std::string("-") : bytes_text(count);
     };
-    table.add({name, number("accuracy", 4), number("loss", 4), number("macro_f1", 4), bytes("bytes_up"),
-               bytes("bytes_down"), number("seconds", 1)});
+    std::vector<std::string> row = {name};
+    for (const Metric& metric : measures.shown) row.push_back(Measures::text(run[std::string(metric.name)]));
+    row.insert(row.end(), {bytes("bytes_up"), bytes("bytes_down"), decimals(run["seconds"].get<double>(), 1)});
+    table.add(std::move(row));
   }
   return table.text();
 }

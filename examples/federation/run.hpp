@@ -10,9 +10,11 @@
 // A round of the last three is an epoch, so that they are evaluated, saved and resumed like the first.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +27,7 @@
 #include "fedlora/hf/peft.hpp"
 #include "fedlora/lora/evaluation.hpp"
 #include "fedlora/optim/adamw.hpp"
+#include "problem_type.hpp"
 #include "sha256.hpp"
 
 namespace fedlora::examples {
@@ -35,6 +38,7 @@ struct Run {
 
   std::string mode;
   const Model* model = nullptr;
+  const Measures* measures = nullptr;
   std::vector<Client<Model, AdamW>> clients;
   LocalPlan plan;
   double cohort = 1;
@@ -59,26 +63,29 @@ struct Run {
   }
 };
 
-/// What a run is measured by: the mean over its adapters (one, or everybody's own) on the whole test set.
+/// Fills a row's measures: the means over the run's adapters (one, or everybody's own) on the whole test set.
 template <class Model>
-Evaluation evaluate_run(const Run<Model>& run, const Dataset& test, int threads, const std::function<bool()>& cancelled) {
-  Evaluation mean;
+void evaluate_run(const Run<Model>& run, const Dataset& test, int threads, const std::function<bool()>& cancelled,
+                  Json& row) {
+  std::map<std::string, double> means;
   for (const auto& adapter : run.state.adapters) {
     if (cancelled()) throw Cancelled();
     const Evaluation one = run.model->evaluate(adapter, test, threads);
-    mean.examples = one.examples;
-    mean.loss += one.loss;
-    mean.accuracy += one.accuracy;
-    mean.macro_f1 += one.macro_f1;
+    for (const std::string& field : run.measures->fields()) means[field] += run.measures->value(one, field);
   }
-  const auto count = static_cast<double>(run.state.adapters.size());
-  mean.loss /= count;
-  if (!std::isfinite(mean.loss))
+  for (auto& [field, mean] : means) mean /= static_cast<double>(run.state.adapters.size());
+  if (!std::isfinite(means["loss"]))
     fail<DivergenceError>(run.mode + ", round " + std::to_string(run.state.round) + ", evaluation", "a finite loss",
-                          std::to_string(mean.loss));
-  mean.accuracy /= count;
-  mean.macro_f1 /= count;
-  return mean;
+                          std::to_string(means["loss"]));
+  for (const auto& [field, mean] : means) row[field] = Measures::json(mean);
+}
+
+/// Whether a row lacks a measure: it was passed over, or measured by other metrics.
+template <class Model>
+bool lacks_measures(const Run<Model>& run, const Json& row) {
+  const auto fields = run.measures->fields();
+  return row["loss"].is_null() ||
+         std::any_of(fields.begin(), fields.end(), [&](const std::string& field) { return !row.contains(field); });
 }
 
 /// What surrounds a run: where it writes, what it may use, who may stop it.
@@ -121,13 +128,9 @@ std::vector<Update<typename Model::Scalar>> train_round(Run<Model>& run, Index r
 template <class Model>
 std::string measure(Run<Model>& run, const Surroundings& around) {
   Json& row = run.state.metrics.back();
-  const Evaluation result = evaluate_run(run, around.test, around.threads(), around.cancelled);
-  row["accuracy"] = result.accuracy;
-  row["loss"] = result.loss;
-  row["macro_f1"] = result.macro_f1;
+  evaluate_run(run, around.test, around.threads(), around.cancelled, row);
   return run.mode + std::string(12 - run.mode.size(), ' ') + run.unit() + " " + std::to_string(run.state.round) + " of " +
-         std::to_string(run.rounds) + ": accuracy " + decimals(result.accuracy, 4) + ", loss " + decimals(result.loss, 4) +
-         ", macro F1 " + decimals(result.macro_f1, 4) + ", train loss " +
+         std::to_string(run.rounds) + ": " + run.measures->line(row) + ", train loss " +
          decimals(row["train_loss"].is_null() ? 0.0 : row["train_loss"].get<double>(), 4) + "\n";
 }
 
@@ -142,7 +145,7 @@ void advance(Run<Model>& run, const Surroundings& around) {
   const auto write = [&] {
     around.out.write_round(run.mode, state.metrics, [&](const auto& file) { save_run_state(state, file); });
   };
-  if (run.finished() && state.metrics.back()["accuracy"].is_null()) {
+  if (run.finished() && lacks_measures(run, state.metrics.back())) {
     const auto started = Clock::now();
     const std::string line = measure(run, around);
     state.extra["seconds"] = counted("seconds") + since(started);
@@ -170,12 +173,10 @@ void advance(Run<Model>& run, const Surroundings& around) {
                              {"clients", updates.size()},
                              {"examples", examples},
                              {"train_loss", losses > 0 ? Json(loss / static_cast<double>(losses)) : Json(nullptr)},
-                             {"accuracy", nullptr},
-                             {"loss", nullptr},
-                             {"macro_f1", nullptr},
                              {"bytes_up", traffic.up.bytes.total()},
                              {"bytes_down", traffic.down.bytes.total()},
                              {"train_seconds", train_seconds}});
+    for (const std::string& field : run.measures->fields()) state.metrics.back()[field] = nullptr;
     std::string line;
     if (run.finished() || (!run.own_adapters && round % run.eval_every == 0)) line = measure(run, around);
     state.extra["train_seconds"] = train_seconds;
@@ -201,10 +202,7 @@ Json summary_of(const Run<Model>& run) {
   const auto by_kind = [](const MessageSize& size) {
     return Json{{"adapter", size.adapter}, {"head", size.head}, {"protocol", size.protocol}};
   };
-  Json entry = {{"accuracy", last["accuracy"]},
-                {"loss", last["loss"]},
-                {"macro_f1", last["macro_f1"]},
-                {"rounds", state.round},
+  Json entry = {{"rounds", state.round},
                 {"seconds", state.extra["seconds"]},
                 {"train_seconds", state.extra["train_seconds"]},
                 {"bytes_up", traffic.up.bytes.total()},
@@ -213,6 +211,7 @@ Json summary_of(const Run<Model>& run) {
                 {"bytes_down_by_kind", by_kind(traffic.down.bytes)},
                 {"trainable_parameters", run.model->layout()->size},
                 {"adapter_sha256", digest.hex()}};
+  for (const std::string& field : run.measures->fields()) entry[field] = last[field];
   if (state.config["dtype"] == "f16") entry["skipped_steps"] = state.extra["skipped_steps"];
   return entry;
 }

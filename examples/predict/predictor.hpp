@@ -12,12 +12,14 @@
 #include "fedlora/hf/peft.hpp"
 #include "fedlora/lora/evaluation.hpp"
 #include "fedlora/lora/pretrained.hpp"
+#include "problem_type.hpp"
 
 namespace fedlora::examples {
 
 struct PredictorOptions {
   std::string model, adapter;
   std::optional<PeftConfig> adapter_config;  ///< read from `adapter`, when that is not empty
+  ProblemOptions problem;
   std::string pooling = "family";
   Index max_tokens = 0;
   Device device;
@@ -26,6 +28,7 @@ struct PredictorOptions {
 
 struct Predictor {
   std::vector<std::string> labels;  ///< empty for a language model
+  ProblemType problem_type = ProblemType::single_label;
   /// A JSON object per text; with `evaluation`, for a table with labels, also how good they are.
   std::function<std::vector<Json>(const Table&, Evaluation* evaluation)> predict;
 };

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,11 +45,33 @@ std::vector<std::string> predicted_labels(const Base& base, const PredictorOptio
   return labels;
 }
 
+/// What a head's outputs for one text say: the label with the largest, the number (several: all of them), or the labels
+/// whose probability is above one half.
+template <class T>
+Json prediction_of(std::span<const T> outputs, const std::vector<std::string>& names, ProblemType type) {
+  Json line = {{"logits", std::vector<T>(outputs.begin(), outputs.end())}};
+  if (type == ProblemType::regression) {
+    line["prediction"] = outputs.size() == 1 ? Json(outputs[0]) : line["logits"];
+  } else if (type == ProblemType::multi_label) {
+    Json labels = Json::array(), probabilities = Json::array();
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      probabilities.push_back(1 / (1 + std::exp(-outputs[i])));
+      if (outputs[i] > T(0)) labels.push_back(names[i]);
+    }
+    line["labels"] = std::move(labels);
+    line["probabilities"] = std::move(probabilities);
+  } else {
+    line["label"] = names[static_cast<std::size_t>(std::max_element(outputs.begin(), outputs.end()) - outputs.begin())];
+  }
+  return line;
+}
+
 template <class Arch, class B>
 Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& options, LoraConfig lora) {
   using Model = SequenceClassifier<Arch, B>;
   using T = typename Model::Scalar;
-  ClassifierOptions classifier{predicted_labels(base, options), pooling_of(options.pooling), options.max_tokens, 0.0};
+  ClassifierOptions classifier{predicted_labels(base, options), pooling_of(options.pooling), options.max_tokens, 0.0, {}};
+  if (!options.problem.type.empty()) classifier.problem_type = problem_type_option(options.problem.type);
   const auto model = std::make_shared<const Model>(std::move(base), std::move(classifier), lora);
   if (options.adapter.empty() && !model->notes().empty())
     fail<ConfigError>(options.model, "a checkpoint with a classification head, or an adapter", model->notes().front());
@@ -63,13 +86,12 @@ Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& opti
     for (std::size_t i = 0; i < static_cast<std::size_t>(data.size()); ++i) {
       const std::span<const T> row(logits.data() + i * names.size(), names.size());
       for (const T value : row) check_finite(static_cast<double>(value), table, static_cast<Index>(i));
-      const auto best = static_cast<std::size_t>(std::max_element(row.begin(), row.end()) - row.begin());
-      lines.push_back({{"label", names[best]}, {"logits", std::vector<T>(row.begin(), row.end())}});
+      lines.push_back(prediction_of(row, names, model->problem_type()));
     }
     if (evaluation != nullptr) *evaluation = model->evaluate(*adapter, data, threads);
     return lines;
   };
-  return {model->labels(), predict};
+  return {model->labels(), model->problem_type(), predict};
 }
 
 template <class Arch, class B>
@@ -92,7 +114,7 @@ Predictor make_language_model(Pretrained<Arch, B> base, const PredictorOptions& 
       }
       return lines;
     };
-    return {{}, predict};
+    return {{}, {}, predict};
   }
 }
 

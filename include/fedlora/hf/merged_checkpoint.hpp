@@ -141,7 +141,7 @@ void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::file
     config.erase("num_labels");
     config["id2label"] = std::move(id2label);
     config["label2id"] = std::move(label2id);
-    config["problem_type"] = "single_label_classification";
+    config["problem_type"] = problem_type_name(layout.problem_type);
   }
 
   std::vector<TensorToWrite> list;

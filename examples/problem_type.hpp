@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is predicted, where a table says it, and how it is measured: what the programs have in common about that.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "command_line.hpp"
+#include "fedlora/data/table.hpp"
+#include "fedlora/io/json.hpp"
+#include "fedlora/lora/evaluation.hpp"
+#include "fedlora/nn/config.hpp"
+#include "fedlora/report/text_table.hpp"
+
+namespace fedlora::examples {
+
+/// The options, as given; empty where they were not.
+struct ProblemOptions {
+  std::string type, label_separator, metric, positive_label;
+};
+
+/// "multi-label", "multi_label", or as config.json spells it.
+inline std::optional<ProblemType> problem_type_option(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  if (!name.ends_with("_classification") && name != "regression") name += "_classification";
+  return problem_type_of(name);
+}
+
+inline void declare(CLI::App& app, ProblemOptions& o, const std::string& group) {
+  app.add_option("--problem-type", o.type,
+                 "single-label, multi-label, or regression: --label-column holds numbers [the adapter's or config.json's own, "
+                 "else single-label]")
+      ->check(CLI::Validator(
+          [](std::string& text) {
+            return problem_type_option(text) ? std::string()
+                                             : "expected single-label, multi-label or regression, got " + text;
+          },
+          ""))
+      ->group(group);
+  app.add_option("--label-separator", o.label_separator,
+                 "What stands between the labels of a text, for multi-label in one column (arrays in .jsonl need none)")
+      ->group(group);
+  app.add_option("--metric", o.metric, "Show this measure too; several, comma between. They are listed at the end")->group(group);
+  app.add_option("--positive-label", o.positive_label, "The label that --metric f1 is of [the second]")->group(group);
+}
+
+/// All measures, for the end of --help.
+inline std::string metrics_help() {
+  std::string text = "Measures (* unasked):\n";
+  for (const auto type : {ProblemType::single_label, ProblemType::multi_label, ProblemType::regression}) {
+    text += "  " + std::string(problem_type_name(type)) + "\n";
+    for (const Metric& metric : all_metrics) {
+      if (metric.problem_type != type) continue;
+      const std::string name(metric.name);
+      text += (metric.usual ? "   *" : "    ") + name + std::string(17 - name.size(), ' ') + std::string(metric.definition) + "\n";
+    }
+  }
+  return text;
+}
+
+/// Where a table has what is to be predicted: `label_column` is the label's, or the numbers' or labels', comma between.
+inline void set_label_columns(ProblemType type, const std::string& label_column, const ProblemOptions& options,
+                              TableColumns& columns) {
+  if (!options.label_separator.empty() && type != ProblemType::multi_label)
+    fail<UsageError>("--label-separator", "--problem-type multi-label with it", std::string(problem_type_name(type)));
+  if (label_column.empty()) return;
+  if (type == ProblemType::single_label) columns.label = label_column;
+  if (type == ProblemType::regression) columns.targets = comma_separated(label_column);
+  if (type == ProblemType::multi_label) columns.labels = comma_separated(label_column);
+  columns.label_separator = options.label_separator;
+}
+
+/// The measures that are shown, and their values.
+struct Measures {
+  std::vector<Metric> shown;
+  Index positive = 1;  ///< the label that "f1" is of
+
+  Measures() = default;
+  /// The usual ones of a problem type and those asked for. \throws UsageError for what is none, and for F1 of a label
+  /// that there is not, or that is not named among more than two
+  Measures(ProblemType type, const ProblemOptions& options, const std::vector<std::string>& labels) {
+    for (const Metric& metric : all_metrics)
+      if (metric.problem_type == type && metric.usual) shown.push_back(metric);
+    if (!options.metric.empty())
+      for (const std::string& name : comma_separated(options.metric)) add(type, name);
+    const bool f1 = std::any_of(shown.begin(), shown.end(), [](const Metric& metric) { return metric.name == "f1"; });
+    if (!options.positive_label.empty()) {
+      if (!f1) fail<UsageError>("--positive-label", "--metric f1 with it", options.metric.empty() ? "no --metric" : options.metric);
+      const auto found = std::find(labels.begin(), labels.end(), options.positive_label);
+      if (found == labels.end())
+        fail<UsageError>("--positive-label", "one of " + detail::quoted_list(labels), detail::in_quotes(options.positive_label));
+      positive = found - labels.begin();
+    } else if (f1 && labels.size() != 2) {
+      fail<UsageError>("--metric f1", "--positive-label, as there are not two labels", "none");
+    }
+  }
+
+  /// Their fields in files, the loss among them in any case.
+  std::vector<std::string> fields() const {
+    std::vector<std::string> names;
+    if (shown[0].problem_type == ProblemType::regression) names.push_back("loss");
+    for (const Metric& metric : shown) names.emplace_back(metric.name);
+    return names;
+  }
+
+  double value(const Evaluation& evaluation, std::string_view field) const {
+    return field == "loss" ? evaluation.loss : measure(evaluation, field, positive);
+  }
+
+  /// A field of a row for people.
+  static std::string text(const Json& value) {
+    return value.is_number() ? decimals(value.get<double>(), 4) : "undefined";
+  }
+  /// "accuracy 0.7345, loss 0.8129, macro F1 0.7290", from a row.
+  std::string line(const Json& row) const {
+    std::string text;
+    for (const Metric& metric : shown)
+      text += (text.empty() ? "" : ", ") + std::string(metric.title) + " " + Measures::text(row[std::string(metric.name)]);
+    return text;
+  }
+
+  /// As files have it: what is undefined is null.
+  static Json json(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+ private:
+  void add(ProblemType type, const std::string& name) {
+    try {
+      const Metric& metric = find_metric(type, name);
+      if (std::none_of(shown.begin(), shown.end(), [&](const Metric& one) { return one.name == name; }))
+        shown.push_back(metric);
+    } catch (const ConfigError& error) {
+      throw UsageError(std::string("--metric: ") + error.what());
+    }
+  }
+};
+
+}  // namespace fedlora::examples
