@@ -351,7 +351,7 @@ TEST_CASE("a broken model directory is an error that names file and tensor") {
 TEST_CASE("a full disk is an error, and the last good state stays") {
   const Federation federation;
   const Arguments arguments = federation.arguments("full", {"--mode", "federated"});
-  Program run(federation.scratch.path(), "federation", arguments, "", 65536);  // the state is larger than that
+  Program run(federation.scratch.path(), "federation", arguments, "", {.file = 65536});  // the state is larger than that
   const Finished full = run.wait();
   INFO(full.err);
   CHECK(full.status == 1);

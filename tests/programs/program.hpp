@@ -27,11 +27,18 @@ struct Finished {
   std::string out, err;
 };
 
+/// What a program may use; whoever goes beyond is refused it, or ended by a signal (processor time).
+struct Limits {
+  rlim_t file = RLIM_INFINITY;               ///< bytes of the largest file: writing beyond fails, as on a full disk
+  rlim_t address_space = RLIM_INFINITY;      ///< bytes
+  rlim_t processor_seconds = RLIM_INFINITY;
+};
+
 /// A program that is running, in `scratch`; its streams go to files there.
 class Program {
  public:
   Program(const std::filesystem::path& scratch, const std::string& name, std::vector<std::string> arguments,
-          const std::string& input = "", rlim_t largest_file = RLIM_INFINITY)
+          const std::string& input = "", const Limits& limits = {})
       : out_(scratch / "stdout"), err_(scratch / "stderr") {
     write_text(scratch / "stdin", input);
     write_text(out_, "");  // what an earlier program wrote is not this one's
@@ -52,10 +59,11 @@ class Program {
       redirect(scratch / "stdin", O_RDONLY, STDIN_FILENO);
       redirect(out_, O_WRONLY | O_CREAT | O_TRUNC, STDOUT_FILENO);
       redirect(err_, O_WRONLY | O_CREAT | O_TRUNC, STDERR_FILENO);
-      if (largest_file != RLIM_INFINITY) {  // writing beyond it fails, as on a full disk
-        ::signal(SIGXFSZ, SIG_IGN);
-        const rlimit limit{largest_file, largest_file};
-        ::setrlimit(RLIMIT_FSIZE, &limit);
+      ::signal(SIGXFSZ, SIG_IGN);
+      for (const auto& [what, most] : {std::pair(RLIMIT_FSIZE, limits.file), std::pair(RLIMIT_AS, limits.address_space),
+                                       std::pair(RLIMIT_CPU, limits.processor_seconds)}) {
+        const rlimit limit{most, most};
+        if (most != RLIM_INFINITY && ::setrlimit(what, &limit) != 0) ::_exit(126);
       }
       ::execv(path.c_str(), argv.data());
       ::_exit(127);
@@ -87,8 +95,9 @@ class Program {
 };
 
 inline Finished run_program(const std::filesystem::path& scratch, const std::string& name,
-                            std::vector<std::string> arguments, const std::string& input = "") {
-  return Program(scratch, name, std::move(arguments), input).wait();
+                            std::vector<std::string> arguments, const std::string& input = "",
+                            const Limits& limits = {}) {
+  return Program(scratch, name, std::move(arguments), input, limits).wait();
 }
 
 }  // namespace fedlora::tests
