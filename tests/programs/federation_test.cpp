@@ -362,7 +362,8 @@ TEST_CASE("a full disk is an error, and the last good state stays") {
   CHECK(federation.result("full") == federation.result("whole"));
 
   Program other(federation.scratch.path(), "federation",
-                federation.arguments("full", {"--mode", "federated", "--seed", "4"}), "", 65536);
+                federation.arguments("full", {"--mode", "federated", "--seed", "4"}), "",
+                {.file = 65536});
   CHECK(other.wait().status == 1);  // what was there before is still there
   CHECK(federation.result("full") == federation.result("whole"));
   CHECK(fs::exists(federation.scratch.path() / "full/adapter/adapter_config.json"));
