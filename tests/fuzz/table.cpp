@@ -4,9 +4,15 @@
 // written as CSV, and as JSON Lines.
 #include "fedlora/data/table.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "fedlora/data/labels.hpp"
 #include "fedlora/io/json.hpp"
 #include "fuzz/framing.hpp"
 #include "fuzz/target.hpp"
@@ -22,6 +28,9 @@ inline TableColumns columns_of(std::string_view lines) {
     if (role == "pair") columns.text_pair = line;
     if (role == "label") columns.label = line;
     if (role == "id") columns.id = line;
+    if (role == "labels") columns.labels.emplace_back(line);
+    if (role == "separator") columns.label_separator = line;
+    if (role == "target") columns.targets.emplace_back(line);
   }
   if (columns.text.empty()) columns.text = {"text"};
   return columns;
@@ -67,6 +76,39 @@ inline void require_same(const Table& table, const std::string& file, const std:
     require(cells_of(back, row) == cells_of(table, row), "a row reads as it was written: " + file);
 }
 
+/// Labels have numbers, those of a head that is called like them their own rows, and numbers to predict are numbers.
+inline void check_answers(const Table& table, const TableColumns& columns) {
+  const std::size_t rows = table.text.size();
+  require(table.label_sets.size() == (columns.labels.empty() ? 0 : rows) &&
+              table.targets.size() == columns.targets.size() * rows,
+          "answers that were asked for are there");
+  for (const double target : table.targets) require(std::isfinite(target), "a number to predict is finite");
+  const auto names = table.label_names();
+  const auto is_number_of_a_name = [&](std::int32_t id) {
+    return id >= 0 && static_cast<std::size_t>(id) < names.size();
+  };
+  if (!table.label.empty()) {
+    const auto ids = table.label_ids(names);
+    for (std::size_t row = 0; row < rows; ++row)
+      require(is_number_of_a_name(ids[row]) && names[static_cast<std::size_t>(ids[row])] == table.label[row],
+              "a label's number is that of its name");
+  }
+  if (!table.label_sets.empty()) {
+    const auto sets = unless_refused("fuzz/", [&] { return table.label_set_ids(names); });
+    if (!sets) return;
+    require(sets->offsets.size() == rows + 1 && sets->offsets.back() == static_cast<Index>(sets->labels.size()),
+            "every example has a set");
+    require(std::ranges::all_of(sets->labels, is_number_of_a_name), "labels of a set have numbers");
+  }
+  const LabelMatch match = match_labels(names, names);
+  if (names.empty()) return;
+  require(match.rule == LabelRule::name && match.names == names, "labels find a head that is called like them");
+  for (std::size_t i = 0; i < names.size(); ++i) require(match.rows[i] == static_cast<Index>(i), "each its own row");
+  const std::vector<std::string> numbered = row_names({}, static_cast<Index>(names.size()));
+  if (const LabelMatch other = match_labels(numbered, names))
+    require(std::set<Index>(other.rows.begin(), other.rows.end()).size() == names.size(), "no two labels share a row");
+}
+
 const Target table_target("table", [](std::string_view input) {
   FileContents files = files_of(input);
   const TableColumns columns = columns_of(take_file(files, "columns"));
@@ -85,11 +127,13 @@ const Target table_target("table", [](std::string_view input) {
       for (const std::string& cell : cells_of(*table, row))
         require(detail::first_invalid_utf8(cell) == cell.npos && cell.find('\0') == cell.npos, "cells are text");
     }
-    if (!table->label.empty()) {
-      const auto names = table->label_names();
-      for (const std::int32_t id : table->label_ids(names))
-        require(id >= 0 && static_cast<std::size_t>(id) < names.size(), "labels are numbered");
-    }
+    check_answers(*table, columns);
+    std::vector<Index> all(rows);
+    std::iota(all.begin(), all.end(), 0);
+    const Table same = table->select(all);
+    require(same.text == table->text && same.label == table->label && same.label_sets == table->label_sets &&
+                same.targets == table->targets && same.line == table->line,
+            "all examples are the table");
     require_same(*table, "again.csv", as_csv(*table));
     require_same(*table, "again.jsonl", as_json_lines(*table));
   }
