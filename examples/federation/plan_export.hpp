@@ -11,7 +11,17 @@
 
 namespace fedlora::examples {
 
-/// Token ids, token types and label of every example, a line each.
+/// What is to be predicted of an example: its label's number, the numbers of its set of labels, or its targets.
+inline Json answer_json(const Dataset& data, Index example) {
+  const auto labels = data.labels_of(example);
+  if (data.outputs() > 0) {
+    const auto first = data.targets.begin() + example * data.outputs();
+    return std::vector<double>(first, first + data.outputs());
+  }
+  return data.label_offsets.empty() ? Json(labels[0]) : Json(std::vector<std::int32_t>(labels.begin(), labels.end()));
+}
+
+/// Token ids, token types and answer of every example, a line each.
 inline std::string ids_jsonl(const Dataset& data) {
   std::string lines;
   for (Index i = 0; i < data.size(); ++i) {
@@ -21,7 +31,7 @@ inline std::string ids_jsonl(const Dataset& data) {
     };
     lines += Json{{"ids", slice(data.tokens)},
                   {"types", slice(data.token_types)},
-                  {"label", data.labels[static_cast<std::size_t>(i)]}}
+                  {"label", answer_json(data, i)}}
                  .dump() +
              "\n";
   }

@@ -32,19 +32,30 @@ struct OwnSgd : Sgd {
   double fused(double) const = delete;
 };
 
-Dataset texts() { return tiny_data({4, 2, 7, 2, 6, 3}); }
+/// Six texts with what is predicted of each.
+Dataset texts(ProblemType type = ProblemType::single_label) {
+  Dataset data = tiny_data({4, 2, 7, 2, 6, 3});
+  if (type == ProblemType::single_label) return data;
+  data.labels.clear();
+  if (type == ProblemType::regression)
+    for (int i = 0; i < 18; ++i) data.targets.push_back(0.5 * (i % 7) - 1);
+  else
+    data.labels = {0, 2, 1, 0, 1, 2, 2}, data.label_offsets = {0, 2, 2, 3, 6, 6, 7};
+  return data;
+}
 
 /// What a step is made of shows in one layer; kernels take their time on the host.
 template <class B>
-SequenceClassifier<Bert, B> classifier(const B& backend = B(), Index layers = 1) {
-  return {tiny_base<Bert, B>(1, {{"num_hidden_layers", layers}}, {}, backend), {}, everywhere};
+SequenceClassifier<Bert, B> classifier(const B& backend = B(), Index layers = 1,
+                                       ProblemType type = ProblemType::single_label) {
+  return {tiny_base<Bert, B>(1, {{"num_hidden_layers", layers}}, {}, backend), {.problem_type = type}, everywhere};
 }
 
 /// Two rounds of a federation; the parameters at its end, and each client's training loss.
 template <class Model, class Optim>
 std::vector<double> federate(const Model& model, const Optim& optimizer, LocalPlan plan,
                              std::vector<double>* losses = nullptr) {
-  const auto clients = make_clients(model, texts(), shards, optimizer);
+  const auto clients = make_clients(model, texts(model.problem_type()), shards, optimizer);
   auto global = model.initial_adapter(5);
   ClientStore<float> store;
   for (Index round = 1; round <= 2; ++round) {
@@ -79,7 +90,8 @@ void check_against_cpu(const Model& model, const Optim& optimizer, const LocalPl
                        double loss_bound) {
   std::vector<double> losses, expected_losses;
   const auto layers = model.base().config().layers;
-  const auto there = federate(classifier(CpuBackend<float>(), layers), optimizer, plan, &expected_losses);
+  const auto there =
+      federate(classifier(CpuBackend<float>(), layers, model.problem_type()), optimizer, plan, &expected_losses);
   const auto here = federate(model, optimizer, plan, &losses);
   CHECK(apart(model, here, there) <= bound);
   REQUIRE(losses.size() == 6);
@@ -117,6 +129,21 @@ TEST_CASE_TEMPLATE("the same in 16 bits, within their rounding", T, Bf16, Half) 
   plan.accumulation = 2;
   plan.mu = 0.1;
   check_against_cpu(model, Sgd{.lr = 0.1}, plan, bound, bound);
+}
+
+TEST_CASE_TEMPLATE("numbers and sets of labels are trained on the device as on the CPU", T, float, Bf16, Half) {
+  for (const auto type : {ProblemType::regression, ProblemType::multi_label}) {
+    CAPTURE(problem_type_name(type));
+    const auto model = classifier(CudaBackend<T>({.math = FloatMath::float32}), 1, type);
+    const double bound = std::is_same_v<T, float> ? 1e-4 : std::is_same_v<T, Bf16> ? 0.1 : 0.02;
+    check_against_cpu(model, Sgd{.lr = 0.1, .momentum = 0.9}, plain, bound, bound);
+    const Dataset data = texts(type);
+    const auto adapter = model.initial_adapter(5);
+    const auto here = model.evaluate(adapter, data, 1);
+    const auto there = classifier(CpuBackend<float>(), 1, type).evaluate(adapter, data, 1);
+    CHECK(here.loss == doctest::Approx(there.loss).epsilon(bound));
+    CHECK(here.label_counts.size() == there.label_counts.size());
+  }
 }
 
 TEST_CASE("the same bits on any number of threads, as graphs or not") {

@@ -8,8 +8,8 @@ initial/ and round-001/ … (PEFT adapters: the global one before the first and 
 accuracies). All dropouts must be 0. Every client makes a new torch AdamW; the server averages by number of examples. After
 each round every tensor is compared with ours: |ours - theirs| / |theirs - initial|, Frobenius.
 
-Exit status 1 when the two differ: in float64 above 1e-6 for a tensor in the first three rounds or another accuracy in the
-first ten; in float32 when the mean accuracies of the first ten rounds are more than one point apart.
+Exit status 1 when the two differ: in float64 above 1e-6 for a tensor in the first three rounds, another accuracy in the
+first ten, or a loss that differs by 1e-7 of itself; in float32 when the mean accuracies of the first ten rounds are more than one point apart.
 """
 
 import argparse
@@ -48,7 +48,8 @@ class Federation:
 
         initial = reference.adapter_tensors(self.directory / "initial")
         self.base_directory = reference.model_directory(self.config.get("model"))
-        base = reference.load_classifier(self.base_directory, reference.head_size(initial), dtype)
+        base = reference.load_classifier(self.base_directory, reference.head_size(initial), dtype,
+                                         problem_type=self.config.get("problem_type", "single_label_classification"))
         self.model_config = base.config
         self.model = peft.PeftModel.from_pretrained(
             base, self.directory / "initial", is_trainable=True, autocast_adapter_dtype=False).to(dtype).eval()
@@ -66,6 +67,8 @@ class Federation:
     def check_tokens(self):
         """Tokenises the texts again with the Hugging Face tokenizer; ids, types and labels must be ours."""
         config = self.config
+        if config.get("problem_type", "single_label_classification") != "single_label_classification":
+            raise SystemExit("--check-tokens reads tables with one label per text")
         labels = config.get("labels") or None
         tokenizer = reference.load_tokenizer(self.base_directory)
         for split, ours in (("train", self.train_examples), ("test", self.test_examples)):
@@ -95,9 +98,8 @@ class Federation:
             optimizer.zero_grad()
             total = sum(len(numbers) for numbers in micro_batches)
             for numbers in micro_batches:
-                inputs, labels = reference.batch_of(self.train_examples, numbers, self.model_config)
-                logits = self.model(**inputs).logits
-                (torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / total).backward()
+                inputs, answers = reference.batch_of(self.train_examples, numbers, self.model_config)
+                (reference.loss_sum(self.model(**inputs).logits, answers, self.model_config) / total).backward()
             with torch.no_grad():
                 for key, parameter in self.parameters.items():
                     if mu:
@@ -144,7 +146,7 @@ def our_metrics(path):
 def verdict(rows, dtype):
     """What the comparison must show, as a list of failures."""
     failures = []
-    if all(row["difference"] is None and row["ours_accuracy"] is None for row in rows):
+    if all(row["difference"] is None and row["ours_loss"] is None for row in rows):
         return ["nothing to compare with: neither round-001/ nor metrics.jsonl"]
     compared = [row for row in rows[:10] if row["ours_accuracy"] is not None]
     if dtype == "float64":
@@ -156,6 +158,10 @@ def verdict(rows, dtype):
         for row in compared:
             if abs(row["ours_accuracy"] - row["theirs_accuracy"]) > 1e-12:
                 failures.append(f"round {row['round']}: accuracy {row['ours_accuracy']} and {row['theirs_accuracy']}")
+        for row in rows[:10]:
+            ours, theirs = row["ours_loss"], row["theirs_loss"]
+            if ours is not None and theirs is not None and abs(ours - theirs) > 1e-7 * abs(theirs):
+                failures.append(f"round {row['round']}: loss {ours} and {theirs}")
     elif compared:
         ours = sum(row["ours_accuracy"] for row in compared) / len(compared)
         theirs = sum(row["theirs_accuracy"] for row in compared) / len(compared)

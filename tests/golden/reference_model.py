@@ -96,19 +96,32 @@ class Examples:
         return cls(ids, types, [labels.index(name) for name in names]), labels
 
 
-def load_classifier(directory, labels, dtype, seed=0):
+def load_classifier(directory, labels, dtype, seed=0, problem_type="single_label_classification"):
     """The family's ForSequenceClassification over a checkpoint. float64 uses eager attention (see float64_forms)."""
     torch.manual_seed(seed)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        directory, num_labels=labels, dtype=torch.float32, ignore_mismatched_sizes=True,
+        directory, num_labels=labels, problem_type=problem_type, dtype=torch.float32, ignore_mismatched_sizes=True,
         attn_implementation="eager" if dtype == torch.float64 else "sdpa")
     if model.config.pad_token_id is None:  # a decoder without one: any id that ends no text
         model.config.pad_token_id = model.config.eos_token_id
     return model.to(dtype).eval()
 
 
+def loss_sum(logits, answers, config):
+    """The sum over examples of the problem type's loss, where several numbers or labels of one are averaged."""
+    if config.problem_type == "single_label_classification":
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(answers), reduction="sum")
+    if config.problem_type == "regression":
+        targets = torch.tensor(answers, dtype=logits.dtype)
+        return torch.nn.functional.mse_loss(logits, targets, reduction="none").mean(1).sum()
+    targets = torch.zeros_like(logits)
+    for row, labels in zip(targets, answers):
+        row[labels] = 1
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1).sum()
+
+
 def batch_of(examples, numbers, config):
-    """The padded inputs of some examples, and their labels."""
+    """The padded inputs of some examples, and their answers."""
     pad = config.pad_token_id or 0
     rows = [examples.ids[number] for number in numbers]
     if config.model_type == "llama" and any(row[-1] == pad for row in rows):
@@ -117,20 +130,22 @@ def batch_of(examples, numbers, config):
     batch = {"input_ids": ids, "attention_mask": mask}
     if getattr(config, "type_vocab_size", 1) > 1:
         batch["token_type_ids"] = pad_rows([examples.types[number] for number in numbers], 0)[0]
-    return batch, torch.tensor([examples.labels[number] for number in numbers])
+    return batch, [examples.labels[number] for number in numbers]
 
 
 @torch.no_grad()
 def evaluate(model, config, examples, batch=64):
-    """Accuracy and mean loss, in batches of similar length."""
+    """Accuracy (of one label per example; else None) and mean loss, in batches of similar length."""
     order = sorted(range(len(examples)), key=lambda number: len(examples.ids[number]))
+    single = config.problem_type == "single_label_classification"
     correct, loss = 0, 0.0
     for start in range(0, len(order), batch):
         inputs, labels = batch_of(examples, order[start:start + batch], config)
         logits = model(**inputs).logits
-        correct += int((logits.argmax(-1) == labels).sum())
-        loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-    return correct / len(examples), loss / len(examples)
+        loss += float(loss_sum(logits, labels, config))
+        if single:
+            correct += int((logits.argmax(-1) == torch.tensor(labels)).sum())
+    return correct / len(examples) if single else None, loss / len(examples)
 
 
 def head_size(adapter_tensors):

@@ -42,7 +42,7 @@ def train_epoch(model, config, examples, numbers, optimizer, batch, draw):
     for start in range(0, len(numbers), batch):
         inputs, labels = reference.batch_of(examples, numbers[start:start + batch].tolist(), config)
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(**inputs).logits, labels).backward()
+        (reference.loss_sum(model(**inputs).logits, labels, config) / len(labels)).backward()
         optimizer.step()
     model.eval()
 
