@@ -32,9 +32,10 @@ inline std::optional<ProblemType> problem_type_option(std::string name) {
 }
 
 inline void declare(CLI::App& app, ProblemOptions& o, const std::string& group) {
-  app.add_option("--problem-type", o.type,
-                 "single-label, multi-label, or regression: --label-column holds numbers [the adapter's or config.json's own, "
-                 "else single-label]")
+  app.add_option(
+         "--problem-type", o.type,
+         "What a text has: single-label, multi-label (any number of labels) or regression (numbers) [the checkpoint's, "
+         "else single-label]")
       ->check(CLI::Validator(
           [](std::string& text) {
             return problem_type_option(text) ? std::string()
@@ -43,9 +44,9 @@ inline void declare(CLI::App& app, ProblemOptions& o, const std::string& group) 
           ""))
       ->group(group);
   app.add_option("--label-separator", o.label_separator,
-                 "What stands between the labels of a text, for multi-label in one column (arrays in .jsonl need none)")
+                 "Between the labels of a text in one column, for multi-label; arrays in .jsonl need none")
       ->group(group);
-  app.add_option("--metric", o.metric, "Show this measure too; several, comma between. They are listed at the end")->group(group);
+  app.add_option("--metric", o.metric, "Show this measure too; several, comma between; they stand below")->group(group);
   app.add_option("--positive-label", o.positive_label, "The label that --metric f1 is of [the second]")->group(group);
 }
 
@@ -53,11 +54,14 @@ inline void declare(CLI::App& app, ProblemOptions& o, const std::string& group) 
 inline std::string metrics_help() {
   std::string text = "Measures (* unasked):\n";
   for (const auto type : {ProblemType::single_label, ProblemType::multi_label, ProblemType::regression}) {
-    text += "  " + std::string(problem_type_name(type)) + "\n";
+    std::string name(problem_type_name(type).substr(0, problem_type_name(type).find("_classification")));
+    std::replace(name.begin(), name.end(), '_', '-');
+    text += "  " + name + "\n";
     for (const Metric& metric : all_metrics) {
       if (metric.problem_type != type) continue;
       const std::string name(metric.name);
-      text += (metric.usual ? "   *" : "    ") + name + std::string(17 - name.size(), ' ') + std::string(metric.definition) + "\n";
+      text += (metric.usual ? "   *" : "    ") + name + std::string(17 - name.size(), ' ') +
+              std::string(metric.definition) + "\n";
     }
   }
   return text;
@@ -90,10 +94,13 @@ struct Measures {
       for (const std::string& name : comma_separated(options.metric)) add(type, name);
     const bool f1 = std::any_of(shown.begin(), shown.end(), [](const Metric& metric) { return metric.name == "f1"; });
     if (!options.positive_label.empty()) {
-      if (!f1) fail<UsageError>("--positive-label", "--metric f1 with it", options.metric.empty() ? "no --metric" : options.metric);
+      if (!f1)
+        fail<UsageError>("--positive-label", "--metric f1 with it",
+                         options.metric.empty() ? "no --metric" : options.metric);
       const auto found = std::find(labels.begin(), labels.end(), options.positive_label);
       if (found == labels.end())
-        fail<UsageError>("--positive-label", "one of " + detail::quoted_list(labels), detail::in_quotes(options.positive_label));
+        fail<UsageError>("--positive-label", "one of " + detail::quoted_list(labels),
+                         detail::in_quotes(options.positive_label));
       positive = found - labels.begin();
     } else if (f1 && labels.size() != 2) {
       fail<UsageError>("--metric f1", "--positive-label, as there are not two labels", "none");
@@ -120,7 +127,8 @@ struct Measures {
   std::string line(const Json& row) const {
     std::string text;
     for (const Metric& metric : shown)
-      text += (text.empty() ? "" : ", ") + std::string(metric.title) + " " + Measures::text(row[std::string(metric.name)]);
+      text +=
+          (text.empty() ? "" : ", ") + std::string(metric.title) + " " + Measures::text(row[std::string(metric.name)]);
     return text;
   }
 

@@ -58,7 +58,7 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--text-column", o.text_column, "Name, or number from 1 without a header; several, comma between, are joined [text]")
       ->group("Data");
   app.add_option("--text-pair-column", o.text_pair_column, "The second text of a pair")->group("Data");
-  app.add_option("--label-column", o.label_column, "Any strings; of numbers or labels in columns of their own several, comma between [label]")
+  app.add_option("--label-column", o.label_column, "Labels are any strings; several columns of numbers, or of 0 and 1 for a label each, comma between [label]")
       ->group("Data");
   declare(app, o.problem, "Data");
   app.add_option("--max-tokens", o.max_tokens, "Longer texts are cut; 0: at the model's own limit")
@@ -67,7 +67,7 @@ void declare(CLI::App& app, Options& o) {
       ->group("Data");
 
   app.add_option("--clients", o.clients, "Number of clients")->check(at_least(1))->check(at_most(1e8))->capture_default_str()->group("Federation");
-  app.add_option("--partition", o.partition, "dirichlet, iid, shards (two per client) or natural:COLUMN")
+  app.add_option("--partition", o.partition, "dirichlet, iid, shards (two per client) or natural:COLUMN; the first and third go by labels, of numbers by ten quantiles, of several labels by the rarest")
       ->check(partition_name())
       ->capture_default_str()
       ->group("Federation");

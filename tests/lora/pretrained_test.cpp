@@ -74,6 +74,14 @@ TEST_CASE("a sharded checkpoint with a prefix has the same base, and one warning
   CHECK(base.head.contains("bert.pooler.dense.weight"));
 }
 
+TEST_CASE("a head that config.json only counts has transformers' names for its labels") {
+  Json config = config_in(models() / "bert");
+  config["num_labels"] = 1;
+  CHECK(Bert::read_config(config, "config.json").id2label == std::vector<std::string>{"LABEL_0"});
+  config["id2label"] = {{"0", "no"}, {"1", "yes"}};
+  CHECK(Bert::read_config(config, "config.json").id2label == std::vector<std::string>{"no", "yes"});
+}
+
 TEST_CASE("a checkpoint's problem type is read, under the names of transformers") {
   const auto read = [](const Json& problem_type) {
     Json config = config_in(models() / "bert");
@@ -194,6 +202,7 @@ TEST_CASE("fields of config.json that cannot be are refused by name") {
   refuse("bert", {{"hidden_dropout_prob", 1.0}}, {"field hidden_dropout_prob", "[0, 1)"});
   refuse("bert", {{"position_embedding_type", "relative_key"}}, {"field position_embedding_type", "relative_key"});
   refuse("bert", {{"id2label", {{"0", "a"}, {"2", "b"}}}}, {"field id2label", "2"});
+  refuse("bert", {{"num_labels", 1000000000}}, {"field num_labels", "1000000000"});
   refuse("bert", {{"problem_type", "ranking"}}, {"field problem_type", "multi_label_classification", "'ranking'"});
   refuse("bert", {{"problem_type", "single_label_classification"}, {"id2label", {{"0", "LABEL_0"}}}},
          {"field problem_type", "regression"});

@@ -171,6 +171,9 @@ inline void read_common(const Json& json, std::string_view file, ModelConfig& co
                         "the keys \"0\" to \"" + std::to_string(labels.size() - 1) + "\"", in_quotes(key));
     config.id2label[id] = label;
   }
+  if (labels.empty() && json.contains("num_labels") && !json["num_labels"].is_null() && json["num_labels"] != 0)
+    for (Index i = 0, count = read_size(json, "num_labels", file, Index{1} << 20); i < count; ++i)
+      config.id2label.push_back("LABEL_" + std::to_string(i));
   if (const auto name = json_get_or<std::string>(json, "problem_type", file, ""); !name.empty()) {
     config.problem_type = problem_type_of(name);
     const std::string field = std::string(file) + ", field problem_type";
