@@ -54,9 +54,9 @@ inline void declare(CLI::App& app, ProblemOptions& o, const std::string& group) 
 inline std::string metrics_help() {
   std::string text = "Measures (* unasked):\n";
   for (const auto type : {ProblemType::single_label, ProblemType::multi_label, ProblemType::regression}) {
-    std::string name(problem_type_name(type).substr(0, problem_type_name(type).find("_classification")));
-    std::replace(name.begin(), name.end(), '_', '-');
-    text += "  " + name + "\n";
+    std::string kind(problem_type_name(type).substr(0, problem_type_name(type).find("_classification")));
+    std::replace(kind.begin(), kind.end(), '_', '-');
+    text += "  " + kind + "\n";
     for (const Metric& metric : all_metrics) {
       if (metric.problem_type != type) continue;
       const std::string name(metric.name);

@@ -125,7 +125,13 @@ Inputs read_inputs(const Options& options) {
   const auto read = [&](const std::string& path, const std::string& id) {
     TableColumns columns{.text = options.text_columns(), .text_pair = options.text_pair_column, .id = id};
     set_label_columns(inputs.problem_type, options.label_column, options.problem, columns);
-    return read_table(table_file(path), columns);
+    try {
+      return read_table(table_file(path), columns);
+    } catch (const FormatError& error) {
+      if (!options.problem.type.empty() || inputs.problem_type == ProblemType::single_label) throw;
+      throw FormatError(error.what() + ("; config.json of " + options.model + " says " +
+                                        std::string(problem_type_name(inputs.problem_type)) + ", --problem-type another"));
+    }
   };
   const std::string natural = options.natural_column();
   inputs.train = read(options.train, natural);
