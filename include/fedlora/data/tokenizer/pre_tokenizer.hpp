@@ -160,6 +160,7 @@ inline void byte_level_pieces(const ByteLevelPreTokenizer& options, PieceText& t
   out.text.reserve(text.text.size() + text.text.size() / 2);
   out.pieces.reserve(text.pieces.size() + text.text.size() / 4);
   std::string spaced;
+  PatternScratch scratch;
   for (const Piece& piece : text.pieces) {
     if (piece.id >= 0) {
       out.pieces.push_back({out.text.size(), out.text.size(), piece.id, false});
@@ -176,7 +177,7 @@ inline void byte_level_pieces(const ByteLevelPreTokenizer& options, PieceText& t
       out.pieces.push_back({start, out.text.size(), -1, piece.first && begin == 0});
     };
     if (options.use_regex) {
-      for_each_gpt2_word(view, emit);
+      gpt2_words().for_each_match(view, scratch, emit);
     } else {
       emit(0, view.size());
     }
@@ -257,8 +258,9 @@ inline void pre_tokenize(const PreTokenizer& pre_tokenizer, PieceText& text) {
                       emit);
       });
     } else if constexpr (std::is_same_v<Kind, PatternSplit>) {
+      PatternScratch scratch;
       cut_pieces(text, [&](std::string_view view, auto&& emit) {
-        std::vector<Match> matches = kind.pattern.find(view);
+        std::vector<Match> matches = kind.pattern.find(view, scratch);
         for (Match& m : matches) m.matched = m.matched != kind.invert;
         split_matches(matches, kind.behavior, emit);
       });

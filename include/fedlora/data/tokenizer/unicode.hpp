@@ -138,21 +138,7 @@ constexpr bool is_space(char32_t c) {
 constexpr bool is_ascii_letter(char32_t c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 constexpr bool is_ascii_digit(char32_t c) { return c >= '0' && c <= '9'; }
 
-/// \p{L}
-inline bool is_letter(char32_t c) {
-  if (c < 0x80) return is_ascii_letter(c);
-  const auto kind = category(c);
-  return (kind >= UTF8PROC_CATEGORY_LU && kind <= UTF8PROC_CATEGORY_LO) || in_ranges(letter_added, c);
-}
-
-/// \p{N}
-inline bool is_number(char32_t c) {
-  if (c < 0x80) return is_ascii_digit(c);
-  const auto kind = category(c);
-  return (kind >= UTF8PROC_CATEGORY_ND && kind <= UTF8PROC_CATEGORY_NO) || in_ranges(number_added, c);
-}
-
-/// \p{N} in a newer Unicode: what the pre-tokenizer Digits splits at.
+/// \p{N}: what the pre-tokenizer Digits splits at.
 inline bool is_numeric(char32_t c) {
   if (c < 0x80) return is_ascii_digit(c);
   const auto kind = category(c);

@@ -20,18 +20,9 @@ namespace fedlora::detail {
 
 /// {"String": …} or {"Regex": …}, or a plain string as some files have it.
 inline Pattern read_pattern(const JsonNode& node) {
-  const auto literal = [&](const std::string& text) {
-    if (text.empty()) fail<FormatError>(node.where(), "a pattern that is not empty", "\"\"");
-    return Pattern::literal(text);
-  };
-  if (node.value.is_string()) return literal(node.value.get_ref<const std::string&>());
-  if (node.child("String")) return literal(node.get<std::string>("String"));
-  const auto text = node.get<std::string>("Regex");
-  if (auto pattern = Pattern::regex(text)) return *pattern;
-  fail<FormatError>(node.where() + ".Regex",
-                    "a plain string, one character or class with an optional +, {m,} or {m,n}, or the word expression "
-                    "of GPT-2, Llama 3 or Qwen 2",
-                    in_quotes(text, 200));
+  if (node.value.is_string()) return Pattern::literal(node.value.get_ref<const std::string&>(), node.where());
+  if (node.child("String")) return Pattern::literal(node.get<std::string>("String"), node.where() + ".String");
+  return Pattern::regex(node.get<std::string>("Regex"), node.where() + ".Regex");
 }
 
 inline void read_normalizer(const JsonNode& node, std::vector<Normalizer>& out) {
