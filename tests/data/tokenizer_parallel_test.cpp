@@ -14,7 +14,8 @@ TEST_CASE("Threads share a tokenizer") {
                                 "vocabulary");
   TokenizerParts parts{
       {detail::BertNormalizer{}},
-      {detail::ByteLevelPreTokenizer{true, true}},
+      {detail::PatternSplit{detail::Pattern::regex(R"((?i:'ll)|\s?\p{L}+|\p{N}{1,3})")},
+       detail::ByteLevelPreTokenizer{true, true}},
       detail::Bpe(std::move(vocabulary), {{"a", "b"}, {"Ġ", "ab"}, {"ab", "ab"}}, {.unknown = "<unk>"}),
       {{.content = "[X]", .special = true}, {.content = "É", .normalized = true}},
       {detail::RobertaProcessor{8, 9}},

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The algorithms of tokenizers: UTF-8, character classes, patterns, WordPiece, byte-pair encoding, added tokens,
+// The algorithms of tokenizers: UTF-8, character classes, WordPiece, byte-pair encoding, added tokens,
 // lengths of pairs.
 #include "fedlora/data/tokenizer.hpp"
 
@@ -12,15 +12,8 @@
 namespace {
 
 using namespace fedlora;
-using detail::Pattern;
 using Ids = std::vector<std::int32_t>;
 using Strings = std::vector<std::string>;
-
-Strings parts_of(const Pattern& pattern, std::string_view text) {
-  Strings out;
-  for (const auto& part : pattern.find(text)) out.emplace_back(text.substr(part.begin, part.end - part.begin));
-  return out;
-}
 
 Strings words_of(const detail::PreTokenizer& pre_tokenizer, std::string text) {
   detail::PieceText pieces{text, {{0, text.size(), -1, true}}};
@@ -72,40 +65,6 @@ TEST_CASE("Broken UTF-8 is repaired part by part") {
   CHECK(detail::repaired_utf8("é") == "é");
 }
 
-TEST_CASE("GPT-2's words") {
-  const auto gpt2 = Pattern::regex(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)");
-  REQUIRE(gpt2);
-  CHECK(parts_of(*gpt2, "it's we'LL  know 12a?!  ") ==
-        Strings{"it", "'s", " we", "'", "LL", " ", " know", " 12", "a", "?!", "  "});
-  CHECK(parts_of(*gpt2, "\n\nx\t y") == Strings{"\n", "\n", "x", "\t", " y"});
-  CHECK(parts_of(*gpt2, "").empty());
-}
-
-TEST_CASE("Llama 3's and Qwen 2's words") {
-  const std::string head = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|)";
-  const std::string tail = R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-  const auto llama = Pattern::regex(head + R"(\p{N}{1,3})" + tail), qwen = Pattern::regex(head + R"(\p{N})" + tail);
-  REQUIRE(llama);
-  REQUIRE(qwen);
-  CHECK(parts_of(*llama, "I'LL (see 12345!!\n\n  ok \n x") ==
-        Strings{"I", "'LL", " (", "see", " ", "123", "45", "!!\n\n", " ", " ok", " \n", " x"});
-  CHECK(parts_of(*qwen, "a12 3") == Strings{"a", "1", "2", " ", "3"});
-  CHECK_FALSE(Pattern::regex(head + R"(\p{N}{1,4})" + tail));
-}
-
-TEST_CASE("Simple expressions are understood, all others refused") {
-  CHECK(Pattern::regex(R"(\s+)")->replace("a \t b", "_") == "a_b");
-  CHECK(Pattern::regex(" {2,}")->replace("a b  c    d", "-") == "a b-c-d");
-  CHECK(Pattern::regex(R"(\p{N}{1,3})")->replace("1234 x", "#") == "## x");
-  CHECK(Pattern::regex(R"(\.\.)")->replace("a...b", "") == "a.b");
-  CHECK(Pattern::regex("``")->replace("``q``", "\"") == "\"q\"");
-  CHECK(Pattern::literal("aa").replace("aaaaa", "b") == "bba");
-  for (const char* expression :
-       {"",       "a|b", "[ab]",   "(a)",  "a*",       "^a",    "a$",  "a.b",      R"(\w+)", R"(\1)",
-        R"(\pL)", "a{2", "a{3,2}", "a{0}", "a{99999}", R"(a\)", "ab+", R"(\s\s+)", "+",      "{2}"})
-    CHECK_MESSAGE(!Pattern::regex(expression), expression);
-}
-
 TEST_CASE("BERT's normalisation") {
   const detail::BertNormalizer uncased{}, cased{true, true, false, false};
   CHECK(normalized(uncased, "H\u00e9llo\tW\u00d6RLD\x01\u200b!") == "hello world!");
@@ -129,7 +88,7 @@ TEST_CASE("Pre-tokenizers cut at the right places") {
         Strings{"a", "_b", "_c"});
   CHECK(words_of(detail::ByteLevelPreTokenizer{true, true}, "é\n") == Strings{"ĠÃ©", "Ċ"});
   const auto split = [](detail::SplitBehavior behavior) {
-    return words_of(detail::PatternSplit{Pattern::literal("-"), behavior, false}, "The-final--countdown");
+    return words_of(detail::PatternSplit{detail::Pattern::literal("-"), behavior, false}, "The-final--countdown");
   };
   using enum detail::SplitBehavior;
   CHECK(split(removed) == Strings{"The", "final", "countdown"});

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sets of characters, and those that have a name in a regular expression: \p{...}, [[:...:]], \w, \d, \s, and the letters
-// that are one when case is ignored. As Oniguruma has them (unicode_properties.hpp), by which Hugging Face tokenizers
-// match expressions.
+// Sets of characters, and those that have a name in a regular expression: \p{...}, [[:...:]], \w, \d, \s, and the
+// letters that are one when case is ignored. As Oniguruma has them (unicode_properties.hpp), by which Hugging Face
+// tokenizers match expressions.
 #pragma once
 
 #include <algorithm>
@@ -114,9 +114,10 @@ inline std::optional<CharacterSet> characters_named(std::string_view name) {
 
 /// Which letters are one when case is ignored.
 struct CaseFolding {
-  std::vector<std::pair<char32_t, char32_t>> equals;     ///< what a letter folds to, and the letter; sorted
-  std::vector<char32_t> expanding;                       ///< letters that are also one with several (ß and ss); sorted
-  std::vector<std::pair<char32_t, char32_t>> beginnings; ///< the first two of several letters that are also one; sorted
+  std::vector<std::pair<char32_t, char32_t>> equals;  ///< what a letter folds to, and the letter; sorted
+  std::vector<char32_t> expanding;                    ///< letters that are also one with several (ß and ss); sorted
+  std::vector<std::pair<char32_t, char32_t>>
+      beginnings;  ///< the first two of several letters that are also one; sorted
 };
 
 inline const CaseFolding& case_folding() {

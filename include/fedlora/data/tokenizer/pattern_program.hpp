@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matches regular expressions (pattern_syntax.hpp). Characters that no class of the expression tells apart become one
-// *symbol*; the expression becomes a short program over symbols, and a text is turned into symbols once and then matched by
-// backtracking: the first alternative that leads to a match wins, as in Perl. Every choice knows which symbols each way can
-// go on with, so that expressions for words hardly ever go back.
+// *symbol*; the expression becomes a short program over symbols, and a text is turned into symbols once and then
+// matched by backtracking: the first alternative that leads to a match wins, as in Perl. Every choice knows which
+// symbols each way can go on with, so that expressions for words hardly ever go back.
 //
 // Expressions come from files, so work is bounded: the size of the program, the attempts at one place (as many as
 // Oniguruma makes before it gives up), all steps over a text, and the memory for ways still to be tried.
@@ -101,15 +101,15 @@ class SymbolTable {
 /// One step of a program.
 struct Instruction {
   enum class Step : std::uint8_t {
-    one,         ///< a symbol of row `row`
-    run,         ///< `least` to `most` symbols of `row`, as many as there are; `flag`: never fewer
-    choose,      ///< one of the ways from `first` on that row `row` of the choices allows, earlier ones first
-    jump,        ///< to `first`
-    mark,        ///< a repetition begins: remember the place in slot `first`
-    check,       ///< it ends: if it was empty go on behind the next instruction, which repeats
-    peek,        ///< a symbol of `row` next (`behind`: last); `flag`: none
-    look,        ///< what follows until `first` matches here (`behind`: ends here, `least` to `most` symbols); `flag`: not
-    atomic,      ///< what follows until `first` matches, once and for all
+    one,     ///< a symbol of row `row`
+    run,     ///< `least` to `most` symbols of `row`, as many as there are; `flag`: never fewer
+    choose,  ///< one of the ways from `first` on that row `row` of the choices allows, earlier ones first
+    jump,    ///< to `first`
+    mark,    ///< a repetition begins: remember the place in slot `first`
+    check,   ///< it ends: if it was empty go on behind the next instruction, which repeats
+    peek,    ///< a symbol of `row` next (`behind`: last); `flag`: none
+    look,    ///< what follows until `first` matches here (`behind`: ends here, `least` to `most` symbols); `flag`: not
+    atomic,  ///< what follows until `first` matches, once and for all
     text_start,  ///< nothing before
     text_end,    ///< nothing after
     accept
@@ -425,9 +425,7 @@ class PatternProgram {
     bool exhausted = false;
     std::uint64_t steps = 0, retries = 0;
 
-    bool has(std::uint32_t row, std::size_t position) const {
-      return program.rows_[row + text[position]] != 0;
-    }
+    bool has(std::uint32_t row, std::size_t position) const { return program.rows_[row + text[position]] != 0; }
 
     /// Where a match from `position` ends, which must be `wanted` unless that is `anywhere`; or `failed`.
     std::size_t match(std::uint32_t at, std::size_t position, std::size_t wanted) {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads the regular expressions of tokenizer files into a tree. Their syntax is Oniguruma's (its default one), as Hugging
-// Face tokenizers match with it: ^ and $ stand at every line, [a-z&&[^b]] are sets within sets, \h is a hexadecimal digit,
+// Reads the regular expressions of tokenizer files into a tree. Their syntax is Oniguruma's (its default one), as
+// Hugging Face tokenizers match with it: ^ and $ stand at every line, [a-z&&[^b]] are sets within sets, \h is a
+// hexadecimal digit,
 // (?m) lets . match a line end. What is not read is refused by name, never read as something else: back-references and
-// subexpression calls, \G, \K, \X, \y, conditions, absent groups, callouts, bytes above 0x7F, options other than i, m, x.
+// subexpression calls, \G, \K, \X, \y, conditions, absent groups, callouts, bytes above 0x7F, options other than i, m,
+// x.
 #pragma once
 
 #include <algorithm>
@@ -27,10 +29,10 @@ struct ExpressionNode {
   static constexpr std::uint32_t unlimited = std::numeric_limits<std::uint32_t>::max();
 
   Kind kind = Kind::sequence;
-  bool lazy = false;      ///< of a repeat: as few as possible first
-  bool behind = false;    ///< of a look: at what ends here, not at what begins here
-  bool negative = false;  ///< of a look: is it not there?
-  std::uint32_t set = 0;  ///< of characters: which of the expression's sets
+  bool lazy = false;                  ///< of a repeat: as few as possible first
+  bool behind = false;                ///< of a look: at what ends here, not at what begins here
+  bool negative = false;              ///< of a look: is it not there?
+  std::uint32_t set = 0;              ///< of characters: which of the expression's sets
   std::uint32_t least = 1, most = 1;  ///< of a repeat
   std::vector<ExpressionNode> parts;  ///< of repeat, atomic and look: one
 };
@@ -374,11 +376,9 @@ class ExpressionReader {
                 {node(Kind::text_start), node(Kind::sequence, {std::move(after_line_end), std::move(before_text)})});
   }
 
-  Node followed_by_line_end() {
-    return node(Kind::alternatives, {characters({'\n', '\n'}), node(Kind::text_end)});
-  }
+  Node followed_by_line_end() { return node(Kind::alternatives, {characters({'\n', '\n'}), node(Kind::text_end)}); }
 
-  /// \w by itself and \b count some superscripts and fractions as well; within brackets it does not.
+  /// \w and \p{Word} by themselves and \b count some superscripts and fractions as well; within brackets they do not.
   static CharacterSet word_characters() {
     return *characters_named("word") | CharacterSet({{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}});
   }
@@ -429,28 +429,28 @@ class ExpressionReader {
       const CharacterSet one({{'\n', '\r'}, {0x85, 0x85}, {0x2028, 0x2029}});
       return atomic(node(Kind::alternatives, {std::move(pair), characters(one)}));
     }
-    if (take("w")) return characters(word_characters());
-    if (take("W")) return characters(~word_characters());
-    if (const auto set = class_escape()) return characters(*set);
+    if (const auto set = class_escape(false)) return characters(*set);
     if (kind != '\0' && refused.find(kind) != std::string_view::npos)
       refuse("no back-references, subexpression calls, \\G, \\K, \\X, \\y, control and octal escapes");
     return letter(character_escape(false), options);
   }
 
-  /// \d \s \h \w, \p{...} and their opposites, after the backslash; \w as within brackets.
-  std::optional<CharacterSet> class_escape() {
-    if (next_is("p") || next_is("P")) return property();
+  /// \d \s \h \w, \p{...} and their opposites, after the backslash.
+  std::optional<CharacterSet> class_escape(bool in_brackets) {
+    if (next_is("p") || next_is("P")) return property(in_brackets);
     static constexpr std::pair<char, std::string_view> classes[] = {
         {'d', "nd"}, {'s', "space"}, {'h', "xdigit"}, {'w', "word"}};
     for (const auto& [letter, name] : classes) {
-      if (take(std::string_view(&letter, 1))) return characters_named(name);
       const char capital = static_cast<char>(letter - 32);
-      if (take(std::string_view(&capital, 1))) return ~*characters_named(name);
+      const bool negative = next_is(std::string_view(&capital, 1));
+      if (!take(std::string_view(&letter, 1)) && !take(std::string_view(&capital, 1))) continue;
+      const CharacterSet set = letter == 'w' && !in_brackets ? word_characters() : *characters_named(name);
+      return negative ? ~set : set;
     }
     return std::nullopt;
   }
 
-  CharacterSet property() {
+  CharacterSet property(bool in_brackets) {
     bool negative = take_character() == 'P';
     if (!take("{")) refuse("braces after \\p: Oniguruma takes \\pL for a property or for pL, as its version is");
     if (take("^")) negative = !negative;
@@ -458,10 +458,13 @@ class ExpressionReader {
     if (end == std::string_view::npos) refuse("a property that is closed by }");
     const std::string_view name = rest().substr(0, end);
     at_ += end + 1;
-    const auto set = characters_named(name);
+    auto set = characters_named(name);
     if (!set)
-      refuse("properties that are a general category, a POSIX class, Alphabetic, Uppercase, Lowercase, Emoji or another "
-             "of unicode_properties.hpp, or a script in use, not " + in_quotes(name));
+      refuse(
+          "properties that are a general category, a POSIX class, Alphabetic, Uppercase, Lowercase, Emoji or another "
+          "of unicode_properties.hpp, or a script in use, not " +
+          in_quotes(name));
+    if (!in_brackets && *set == *characters_named("word")) set = word_characters();
     return negative ? ~*set : *set;
   }
 
@@ -472,8 +475,10 @@ class ExpressionReader {
       std::size_t digits = 0;
       for (; digits < most && !rest().empty(); ++digits, ++at_) {
         const char c = rest()[0];
-        const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                          : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        const int digit = c >= '0' && c <= '9'   ? c - '0'
+                          : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                          : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                 : -1;
         if (digit < 0) break;
         value = value * 16 + static_cast<char32_t>(digit);
       }
@@ -483,17 +488,25 @@ class ExpressionReader {
     };
     const char32_t c = take_character();
     switch (c) {
-      case 't': return '\t';
-      case 'n': return '\n';
-      case 'r': return '\r';
-      case 'f': return '\f';
-      case 'v': return '\v';
-      case 'a': return 7;
-      case 'e': return 27;
+      case 't':
+        return '\t';
+      case 'n':
+        return '\n';
+      case 'r':
+        return '\r';
+      case 'f':
+        return '\f';
+      case 'v':
+        return '\v';
+      case 'a':
+        return 7;
+      case 'e':
+        return 27;
       case '0':
         if (!rest().empty() && rest()[0] >= '0' && rest()[0] <= '7') refuse("no octal escapes");
         return 0;
-      case 'u': return hexadecimal(4, 4);
+      case 'u':
+        return hexadecimal(4, 4);
       case 'x': {
         const bool braces = take("{");
         const char32_t value = braces ? hexadecimal(1, 8) : hexadecimal(1, 2);
@@ -588,7 +601,7 @@ class ExpressionReader {
     }
     if (!set_ahead()) return std::nullopt;
     ++at_;
-    return class_escape();
+    return class_escape(true);
   }
 
   /// What stands in [:…:], if that begins here: letters, maybe after ^.
