@@ -255,7 +255,7 @@ TEST_CASE("The work for an expression from a file is bounded") {
     return out;
   };
   CHECK(refused_pattern(std::string(70000, 'a')).find("at most 65536 bytes") != std::string::npos);
-  CHECK(refused_pattern(std::string(30000, 'a')).find("at most 20000 steps") != std::string::npos);
+  CHECK(refused_pattern(std::string(30000, 'a')).find("at most 20000 parts") != std::string::npos);
   CHECK(refused_pattern(nested(200, "(", ")")).find("groups at most 100 deep") != std::string::npos);
   CHECK(refused_pattern(nested(200, "[", "]")).find("classes at most 100 deep") != std::string::npos);
   CHECK(refused_pattern(nested(200, "(?i)", "")).find("groups at most 100 deep") != std::string::npos);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matches regular expressions (pattern_syntax.hpp). Characters that no class of the expression tells apart become one
+// Matches regular expressions (pattern_tree.hpp). Characters that no class of the expression tells apart become one
 // *symbol*; the expression becomes a short program over symbols, and a text is turned into symbols once and then
 // matched by backtracking: the first alternative that leads to a match wins, as in Perl. Every choice knows which
 // symbols each way can go on with, so that expressions for words hardly ever go back.
@@ -21,7 +21,9 @@
 #include <vector>
 
 #include "fedlora/core/error.hpp"
-#include "fedlora/data/tokenizer/pattern_syntax.hpp"
+#include "fedlora/data/tokenizer/character_set.hpp"
+#include "fedlora/data/tokenizer/pattern_tree.hpp"
+#include "fedlora/data/tokenizer/unicode.hpp"
 
 namespace fedlora::detail {
 
@@ -227,39 +229,6 @@ class PatternProgram {
     }
   }
 
-  /// How many characters a node may match.
-  static std::pair<std::uint64_t, std::uint64_t> lengths(const Node& node) {
-    constexpr std::uint64_t most = std::uint64_t{1} << 40;
-    std::uint64_t shortest = 0, longest = 0;
-    switch (node.kind) {
-      case Kind::characters:
-        return {1, 1};
-      case Kind::alternatives:
-        shortest = most;
-        for (const Node& part : node.parts) {
-          const auto [low, high] = lengths(part);
-          shortest = std::min(shortest, low);
-          longest = std::max(longest, high);
-        }
-        break;
-      case Kind::repeat: {
-        const auto [low, high] = lengths(node.parts[0]);
-        shortest = low * node.least;
-        longest = node.most == Node::unlimited && high > 0 ? most : high * node.most;
-        break;
-      }
-      case Kind::look:
-        break;
-      default:
-        for (const Node& part : node.parts) {
-          const auto [low, high] = lengths(part);
-          shortest += low;
-          longest += high;
-        }
-    }
-    return {std::min(shortest, most), std::min(longest, most)};
-  }
-
   std::uint32_t here() const { return static_cast<std::uint32_t>(code_.size()); }
 
   std::uint32_t add(Instruction instruction, const std::string& where) {
@@ -416,7 +385,7 @@ class PatternProgram {
 
   struct Matcher {
     static constexpr std::size_t failed = std::numeric_limits<std::size_t>::max(), anywhere = failed - 1;
-    static constexpr std::uint64_t max_retries = 10'000'000, max_steps = std::uint64_t{1} << 30;
+    static constexpr std::uint64_t max_retries = 10'000'000, max_steps = std::uint64_t{1} << 28;
 
     const PatternProgram& program;
     const std::vector<Symbol>& text;  ///< and the end's symbol
@@ -457,7 +426,9 @@ class PatternProgram {
             at += slots[now.first] == position ? 2 : 1;
             break;
           case Step::peek:
-            goes_on = (now.behind ? position > 0 && has(now.row, position - 1) : has(now.row, position)) != now.flag;
+          case Step::text_start:
+          case Step::text_end:
+            goes_on = holds(now, position);
             ++at;
             break;
           case Step::look:
@@ -468,14 +439,6 @@ class PatternProgram {
             position = match(at + 1, position, anywhere);
             goes_on = position != failed;
             at = now.first;
-            break;
-          case Step::text_start:
-            goes_on = position == 0;
-            ++at;
-            break;
-          case Step::text_end:
-            goes_on = position + 1 == text.size();
-            ++at;
             break;
           case Step::accept:
             if (wanted == anywhere || position == wanted) {
@@ -493,6 +456,12 @@ class PatternProgram {
     }
 
     std::size_t max_ways() const { return (std::size_t{1} << 20) + 4 * text.size(); }
+
+    bool holds(const Instruction& now, std::size_t position) const {
+      if (now.step == Step::text_start) return position == 0;
+      if (now.step == Step::text_end) return position + 1 == text.size();
+      return (now.behind ? position > 0 && has(now.row, position - 1) : has(now.row, position)) != now.flag;
+    }
 
     /// The greatest number; fewer later, if `flag` does not rule that out.
     bool run(const Instruction& now, std::uint32_t& at, std::size_t& position) {

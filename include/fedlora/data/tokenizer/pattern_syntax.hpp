@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads the regular expressions of tokenizer files into a tree. Their syntax is Oniguruma's (its default one), as
 // Hugging Face tokenizers match with it: ^ and $ stand at every line, [a-z&&[^b]] are sets within sets, \h is a
-// hexadecimal digit,
-// (?m) lets . match a line end. What is not read is refused by name, never read as something else: back-references and
-// subexpression calls, \G, \K, \X, \y, conditions, absent groups, callouts, bytes above 0x7F, options other than i, m,
-// x.
+// hexadecimal digit, (?m) lets . match a line end.
+//
+// What is not read is refused by name, never read as something else: back-references and subexpression calls, \G, \K,
+// \X, \y, conditions, absent groups, callouts, bytes above 0x7F, options other than i, m, x; and what Oniguruma's
+// optimisations give another meaning than it should have.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,55 +20,9 @@
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/utf8.hpp"
 #include "fedlora/data/tokenizer/character_set.hpp"
+#include "fedlora/data/tokenizer/pattern_tree.hpp"
 
 namespace fedlora::detail {
-
-/// A part of a regular expression.
-struct ExpressionNode {
-  enum class Kind : std::uint8_t { sequence, alternatives, characters, repeat, atomic, look, text_start, text_end };
-  static constexpr std::uint32_t unlimited = std::numeric_limits<std::uint32_t>::max();
-
-  Kind kind = Kind::sequence;
-  bool lazy = false;                  ///< of a repeat: as few as possible first
-  bool behind = false;                ///< of a look: at what ends here, not at what begins here
-  bool negative = false;              ///< of a look: is it not there?
-  std::uint32_t set = 0;              ///< of characters: which of the expression's sets
-  std::uint32_t least = 1, most = 1;  ///< of a repeat
-  std::vector<ExpressionNode> parts;  ///< of repeat, atomic and look: one
-};
-
-/// May it match nothing?
-inline bool can_be_empty(const ExpressionNode& node) {
-  using Kind = ExpressionNode::Kind;
-  switch (node.kind) {
-    case Kind::characters:
-      return false;
-    case Kind::alternatives:
-      return std::any_of(node.parts.begin(), node.parts.end(), can_be_empty);
-    case Kind::repeat:
-      return node.least == 0 || can_be_empty(node.parts[0]);
-    case Kind::look:
-      return true;
-    default:
-      return std::all_of(node.parts.begin(), node.parts.end(), can_be_empty);
-  }
-}
-
-/// Does it match nothing only after every other way was tried?
-inline bool is_empty_last(const ExpressionNode& node) {
-  using Kind = ExpressionNode::Kind;
-  if (!can_be_empty(node) || node.kind == Kind::look) return true;
-  if (node.kind == Kind::repeat && node.lazy) return false;
-  if (node.kind == Kind::alternatives && std::any_of(node.parts.begin(), node.parts.end() - 1, can_be_empty))
-    return false;
-  return std::all_of(node.parts.begin(), node.parts.end(), is_empty_last);
-}
-
-/// A regular expression.
-struct Expression {
-  ExpressionNode root;
-  std::vector<CharacterSet> sets;  ///< each once
-};
 
 /// Reads one expression. Recursive descent: alternatives, sequences, repeats, atoms; character classes.
 class ExpressionReader {
@@ -86,7 +40,7 @@ class ExpressionReader {
   using Kind = Node::Kind;
 
   static constexpr std::size_t max_bytes = std::size_t{1} << 16;
-  static constexpr std::size_t max_sets = 4096;
+  static constexpr std::size_t max_sets = 4096, max_parts = 20000;
   static constexpr std::uint32_t max_repetitions = 100000;  // as Oniguruma
   static constexpr int max_depth = 100, max_stacked_repeats = 4;
 
@@ -119,19 +73,20 @@ class ExpressionReader {
 
   // Trees ----------------------------------------------------------------------------------------------------------
 
-  static Node node(Kind kind, std::vector<Node> parts = {}) {
+  Node node(Kind kind, std::vector<Node> parts = {}) {
+    if (++parts_ > max_parts) refuse("at most 20000 parts");
     Node out;
     out.kind = kind;
     out.parts = std::move(parts);
     return out;
   }
-  static Node look(Node part, bool behind, bool negative) {
+  Node look(Node part, bool behind, bool negative) {
     Node out = node(Kind::look, {std::move(part)});
     out.behind = behind;
     out.negative = negative;
     return out;
   }
-  static Node repeat(Node part, std::uint32_t least, std::uint32_t most, bool lazy) {
+  Node repeat(Node part, std::uint32_t least, std::uint32_t most, bool lazy) {
     Node out = node(Kind::repeat, {std::move(part)});
     out.least = least;
     out.most = most;
@@ -356,11 +311,9 @@ class ExpressionReader {
       return made;
     };
     if (next_is("*") || next_is("+") || next_is("?")) refuse("something before every quantifier");
-    if (next_is("{")) {
-      if (interval()) refuse("something before every quantifier");
-    }
+    if (interval()) refuse("something before every quantifier");
     if (take("(")) return group(options, depth, repeatable);
-    previous_letter_ = next_is("[") || next_is(".") || next_is("^") || next_is("$") ? 0 : previous_letter_;
+    if (next_is("[") || next_is(".") || next_is("^") || next_is("$")) previous_letter_ = 0;
     if (take("[")) return bracketed(options);
     if (take(".")) return characters(options.dot_is_any ? CharacterSet(0, last_code_point) : ~CharacterSet('\n', '\n'));
     if (take("^")) return anchor(line_start());
@@ -622,7 +575,7 @@ class ExpressionReader {
 
   std::string_view text_;
   const std::string& where_;
-  std::size_t at_ = 0;
+  std::size_t at_ = 0, parts_ = 0;
   char32_t previous_letter_ = 0;  ///< under (?i), folded: may the next one make one letter with it?
   bool in_look_behind_ = false;
   Expression out_;
