@@ -75,8 +75,11 @@ class Pattern {
   template <class Found>
   void for_each_match(std::string_view text, PatternScratch& scratch, Found&& found) const {
     if (!state_->program.find(text, scratch, found))
-      fail<FormatError>(state_->where, "an expression that matches within 10,000,000 attempts at a place",
-                        in_quotes(state_->text, 200) + " on a text of " + std::to_string(text.size()) + " bytes");
+      fail<FormatError>(state_->where,
+                        "a regular expression that needs no more than " +
+                            std::to_string(PatternProgram::max_steps(text.size())) + " steps for a text of " +
+                            std::to_string(text.size()) + " bytes",
+                        in_quotes(state_->text, 200));
   }
 
  private:

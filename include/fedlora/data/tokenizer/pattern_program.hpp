@@ -4,8 +4,8 @@
 // matched by backtracking: the first alternative that leads to a match wins, as in Perl. Every choice knows which
 // symbols each way can go on with, so that expressions for words hardly ever go back.
 //
-// Expressions come from files, so work is bounded: the size of the program, the attempts at one place (as many as
-// Oniguruma makes before it gives up), all steps over a text, and the memory for ways still to be tried.
+// Expressions come from files, so work is bounded: the size of the program, the steps over a text (about as many as
+// Oniguruma takes before it gives up), and the memory for ways still to be tried.
 #pragma once
 
 #include <algorithm>
@@ -148,7 +148,11 @@ class PatternProgram {
     starts_ = can_begin(expression.root, anything);
     emit(expression.root, anything, where);
     add({Instruction::Step::accept}, where);
+    begins_with_run_ = code_[0].step == Step::run && code_[0].most == Node::unlimited;
   }
+
+  /// How many steps a text of so many bytes may take.
+  static constexpr std::uint64_t max_steps(std::size_t bytes) { return (std::uint64_t{1} << 24) + 1000 * bytes; }
 
   /// Calls `found(begin, end)`, bytes, for every match in valid UTF-8, in order; false if the work is too much.
   template <class Found>
@@ -157,7 +161,7 @@ class PatternProgram {
     to_symbols(text, scratch.symbols);
     scratch.slots.resize(slots_);
     scratch.ways.clear();
-    Matcher matcher{*this, scratch.symbols, scratch.ways, scratch.slots};
+    Matcher matcher{*this, scratch.symbols, scratch.ways, scratch.slots, max_steps(text.size())};
     const std::size_t length = scratch.symbols.size() - 1;
     constexpr std::size_t never = Matcher::failed;
     std::size_t place = 0, byte = 0;  // the same place in characters and in bytes
@@ -170,10 +174,11 @@ class PatternProgram {
       std::size_t begin = from, end = never;
       for (; begin <= length; ++begin) {
         if (starts_[scratch.symbols[begin]] == 0) continue;
-        matcher.retries = 0;
         end = matcher.match(0, begin, Matcher::anywhere);
         if (matcher.exhausted) return false;
         if (end != never) break;
+        if (!begins_with_run_) continue;
+        while (matcher.has(code_[0].row, begin + 1)) ++begin;  // a later beginning tries no other end of the run
       }
       if (end == never) return true;
       if (begin == end && end == last_end) {  // no empty match right after a match
@@ -385,14 +390,14 @@ class PatternProgram {
 
   struct Matcher {
     static constexpr std::size_t failed = std::numeric_limits<std::size_t>::max(), anywhere = failed - 1;
-    static constexpr std::uint64_t max_retries = 10'000'000, max_steps = std::uint64_t{1} << 28;
 
     const PatternProgram& program;
     const std::vector<Symbol>& text;  ///< and the end's symbol
     std::vector<PatternScratch::Way>& ways;
     std::vector<std::size_t>& slots;
+    std::uint64_t most_steps;
+    std::uint64_t steps = 0;
     bool exhausted = false;
-    std::uint64_t steps = 0, retries = 0;
 
     bool has(std::uint32_t row, std::size_t position) const { return program.rows_[row + text[position]] != 0; }
 
@@ -449,7 +454,7 @@ class PatternProgram {
             break;
         }
         if (!goes_on && !retry(base, at, position)) return failed;
-        if (steps > max_steps || ways.size() > max_ways()) exhausted = true;
+        if (steps > most_steps || ways.size() > max_ways()) exhausted = true;
       }
       ways.resize(base);
       return failed;
@@ -496,7 +501,7 @@ class PatternProgram {
     /// Back to the last way that was not tried.
     bool retry(std::size_t base, std::uint32_t& at, std::size_t& position) {
       while (ways.size() > base) {
-        if (++retries > max_retries) exhausted = true;
+        ++steps;
         PatternScratch::Way way = ways.back();
         ways.pop_back();
         const Instruction& now = program.code_[way.instruction];
@@ -523,6 +528,7 @@ class PatternProgram {
   std::vector<std::uint64_t> choices_;  ///< of each choice, by symbol: which ways
   std::vector<std::uint32_t> targets_;
   std::size_t slots_ = 0;
+  bool begins_with_run_ = false;
 };
 
 }  // namespace fedlora::detail
