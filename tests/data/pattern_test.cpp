@@ -265,6 +265,14 @@ TEST_CASE("The work for an expression from a file is bounded") {
   std::string many;
   for (char32_t c = 0x4E00; c < 0x4E00 + 2000; ++c) detail::append_utf8(many, c);
   CHECK(refused_pattern(many).find("at most 1024 kinds of characters") != std::string::npos);
+  CHECK(tests::message_of<FormatError>([&] {
+          Pattern::literal(many, "file");
+        }).starts_with("[file] expected a string of at most 1024 different characters, got "));
+  std::string classes;
+  for (int i = 0; i < 8000; ++i) classes += "\\p{L}";
+  const auto before_classes = std::chrono::steady_clock::now();
+  CHECK(refused_pattern(classes) == "(nothing was thrown)");
+  CHECK(std::chrono::steady_clock::now() - before_classes < std::chrono::seconds(10));  // found once, not 8000 times
   std::string optional;
   for (char32_t c = 0x4E00; c < 0x4E00 + 1000; ++c) {
     detail::append_utf8(optional, c);

@@ -2,7 +2,9 @@
 // The patterns of tokenizer files: plain strings and regular expressions, with the matches of Hugging Face tokenizers.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -25,15 +27,21 @@ struct Match {
 /// A pattern: finds the parts of a text. Cheap to copy; many threads may use one, each with its own scratch memory.
 class Pattern {
  public:
-  /// A plain string.
+  /// A plain string. \throws FormatError with `where` for one of more than 1024 different characters.
   static Pattern literal(std::string_view text, const std::string& where = "pattern") {
+    constexpr std::size_t most = 1024;
     Expression expression;
+    std::vector<CharacterSet>& sets = expression.sets;
     for (std::size_t i = 0; i < text.size();) {
       const char32_t c = next_code_point(text, i);
+      const auto found = std::find(sets.begin(), sets.end(), CharacterSet(c, c));
       ExpressionNode& part = expression.root.parts.emplace_back();
       part.kind = ExpressionNode::Kind::characters;
-      part.set = static_cast<std::uint32_t>(expression.sets.size());
-      expression.sets.emplace_back(c, c);
+      part.set = static_cast<std::uint32_t>(found - sets.begin());
+      if (found != sets.end()) continue;
+      if (sets.size() == most)
+        fail<FormatError>(where, "a string of at most 1024 different characters", in_quotes(text, 200));
+      sets.emplace_back(c, c);
     }
     return Pattern(text, where, expression);
   }

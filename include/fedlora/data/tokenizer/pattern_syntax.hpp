@@ -333,10 +333,15 @@ class ExpressionReader {
 
   Node followed_by_line_end() { return node(Kind::alternatives, {characters({'\n', '\n'}), node(Kind::text_end)}); }
 
-  /// \w and \p{Word} by themselves and \b count some superscripts and fractions as well; within brackets they do not.
-  static CharacterSet word_characters() {
-    return *characters_named("word") | CharacterSet({{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}});
+  /// What a name stands for: found once for an expression, which may hold it thousands of times.
+  const std::optional<CharacterSet>& named(std::string_view name) {
+    const auto [entry, is_new] = named_.try_emplace(std::string(name));
+    if (is_new) entry->second = characters_named(name);
+    return entry->second;
   }
+
+  /// \w and \p{Word} by themselves and \b count some superscripts and fractions as well; within brackets they do not.
+  CharacterSet word_characters() { return *named("word") | CharacterSet({{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}}); }
 
   Node word_boundary(bool negative) {
     const auto side = [&](bool behind, bool absent) { return look(characters(word_characters()), behind, absent); };
@@ -399,7 +404,7 @@ class ExpressionReader {
       const char capital = static_cast<char>(letter - 32);
       const bool negative = next_is(std::string_view(&capital, 1));
       if (!take(std::string_view(&letter, 1)) && !take(std::string_view(&capital, 1))) continue;
-      const CharacterSet set = letter == 'w' && !in_brackets ? word_characters() : *characters_named(name);
+      const CharacterSet set = letter == 'w' && !in_brackets ? word_characters() : *named(name);
       return negative ? ~set : set;
     }
     return std::nullopt;
@@ -413,13 +418,13 @@ class ExpressionReader {
     if (end == std::string_view::npos) refuse("a property that is closed by }");
     const std::string_view name = rest().substr(0, end);
     at_ += end + 1;
-    auto set = characters_named(name);
+    auto set = named(name);
     if (!set)
       refuse(
           "properties that are a general category, a POSIX class, Alphabetic, Uppercase, Lowercase, Emoji or another "
           "of unicode_properties.hpp, or a script in use, not " +
           in_quotes(name));
-    if (!in_brackets && *set == *characters_named("word")) set = word_characters();
+    if (!in_brackets && *set == *named("word")) set = word_characters();
     return negative ? ~*set : *set;
   }
 
@@ -545,8 +550,7 @@ class ExpressionReader {
       if (std::find(std::begin(known), std::end(known), name) == std::end(known))
         refuse("the name of a POSIX class in [:…:]");
       at_ += found.size() + 4;
-      const CharacterSet set =
-          name == "punct" ? *characters_named("p") | *characters_named("s") : *characters_named(name);
+      const CharacterSet set = name == "punct" ? *named("p") | *named("s") : *named(name);
       return negative ? ~set : set;
     }
     if (take("[")) {
@@ -580,6 +584,7 @@ class ExpressionReader {
   std::size_t at_ = 0, parts_ = 0;
   char32_t previous_letter_ = 0;  ///< under (?i), folded: may the next one make one letter with it?
   bool in_look_behind_ = false;
+  std::map<std::string, std::optional<CharacterSet>> named_;
   Expression out_;
 };
 
