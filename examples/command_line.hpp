@@ -21,6 +21,7 @@
 #include "fedlora/hf/cache.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/nn/config.hpp"
+#include "usage.hpp"
 
 namespace fedlora::examples {
 
@@ -30,40 +31,41 @@ class UsageError : public Error {
   using Error::Error;
 };
 
-/// A check of one option's value: a number for which `holds`.
+/// A check of one option's value.
+inline CLI::Validator checked(std::string expected, std::function<bool(const std::string&)> right) {
+  return CLI::Validator(
+      [expected = std::move(expected), right = std::move(right)](std::string& text) -> std::string {
+        if (right(text)) return {};
+        return "expected " + expected + ", got " + (text.empty() ? "nothing" : detail::printable(text));
+      },
+      "");
+}
+
+/// A number for which `holds`: neither infinite nor too large for a double.
 inline CLI::Validator number(std::string expected, std::function<bool(double)> holds) {
-  return CLI::Validator(
-      [expected, holds = std::move(holds)](std::string& text) -> std::string {
-        double value = 0;
-        if (CLI::detail::lexical_cast(text, value) && std::isfinite(value) && holds(value)) return {};
-        return "expected " + expected + ", got " + text;
-      },
-      "");
+  return checked(std::move(expected), [holds = std::move(holds)](const std::string& text) {
+    double value = 0;
+    return CLI::detail::lexical_cast(text, value) && std::isfinite(value) && holds(value);
+  });
 }
 
-inline CLI::Validator at_least(double least) {
-  if (least == 0) return number("a number of at least 0", [](double value) { return value >= 0; });
-  return number("a whole number of at least 1", [](double value) { return value >= 1 && value == std::floor(value); });
-}
-
-inline CLI::Validator at_most(double most) {
-  return number("at most " + std::to_string(static_cast<long long>(most)), [=](double value) { return value <= most; });
-}
-
-/// A whole number of 64 bits, without a sign.
-inline CLI::Validator unsigned_number() {
-  return CLI::Validator(
-      [](std::string& text) -> std::string {
-        std::uint64_t value = 0;
-        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-        if (error == std::errc() && end == text.data() + text.size()) return {};
-        return "expected a whole number from 0 to 18446744073709551615, got " + text;
-      },
-      "");
+/// A whole number in decimal digits. A zero in front would make it octal to CLI11, so there is none.
+inline CLI::Validator whole_between(std::uint64_t least, std::uint64_t most) {
+  const std::string expected = "a whole number from " + std::to_string(least) + " to " + std::to_string(most);
+  return checked(expected, [=](const std::string& text) {
+    std::uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    return error == std::errc() && end == text.data() + text.size() && (text.size() == 1 || text[0] != '0') &&
+           value >= least && value <= most;
+  });
 }
 
 inline CLI::Validator positive() {
-  return number("a number above 0", [](double value) { return value > 0; });
+  return number("a finite number above 0", [](double value) { return value > 0; });
+}
+
+inline CLI::Validator not_negative() {
+  return number("a finite number of at least 0", [](double value) { return value >= 0; });
 }
 
 inline CLI::Validator probability() {
@@ -98,6 +100,17 @@ inline Bytes table_file(const std::string& path) {
   return {embedded_file(path.substr(path.rfind('/') + 1)), nullptr, path};
 }
 
+inline TableHeader table_header_of(const std::string& name) {
+  return name == "yes" ? TableHeader::yes : name == "no" ? TableHeader::no : TableHeader::detect;
+}
+
+/// --header, for `table_header_of`.
+inline CLI::Option* declare_header(CLI::App& app, std::string& header) {
+  return app.add_option("--header", header, "Whether tables start with names of columns; auto: if any column goes by name")
+      ->check(CLI::IsMember({"auto", "yes", "no"}))
+      ->capture_default_str();
+}
+
 inline std::optional<Pooling> pooling_of(const std::string& name) {
   if (name == "cls") return Pooling::first_token;
   if (name == "last") return Pooling::last_token;
@@ -108,6 +121,7 @@ inline std::optional<Pooling> pooling_of(const std::string& name) {
 /// What every program's options have in common; before the first is added. An option given twice has its last value, so
 /// that a script can put its own after a person's.
 inline void set_conventions(CLI::App& app) {
+  app.set_version_flag("--version", version_text(app.get_name()), "What this program is, and how it was compiled");
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.get_formatter()->column_width(34);
 }
@@ -121,7 +135,11 @@ inline int run_program(CLI::App& app, int argc, char** argv, const std::function
     if (!std::cout.flush()) fail<IoError>("standard output", "room to write", "an error");
     return status;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    const bool unknown = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+    std::cerr << name << ": " << (unknown ? unknown_arguments(app, app.remaining()) : error.what())
+              << "\nRun with --help for more information.\n";
+    return 2;
   } catch (const UsageError& error) {
     std::cerr << name << ": " << error.what() << "\nRun with --help for more information.\n";
     return 2;

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // fedlora-federation: a federation of LoRA adapters over a Hugging Face checkpoint, and the runs it is compared with.
 //
-//   federation/options.hpp     the command line          federation/experiment_impl.hpp  sets the runs up, in parallel
-//   federation/inputs.hpp      tables and partition      federation/run.hpp              the loop of one run
-//   federation/report.hpp      what is printed           federation/plan_export.hpp      for a twin in Python
+//   federation/options.hpp           the command line          federation/experiment_impl.hpp  sets the runs up, in parallel
+//   federation/inputs.hpp            tables and partition      federation/run.hpp              the loop of one run
+//   federation/output_directory.hpp  --out, never two runs     federation/report.hpp           what is printed
+//   federation/assignment.hpp        options, inputs, output   federation/plan_export.hpp      for a twin in Python
+#include <iostream>
 #include <string>
 #include <utility>
 
 #include "backend.hpp"
 #include "command_line.hpp"
 #include "cuda/on_cuda.hpp"
+#include "federation/assignment.hpp"
 #include "federation/console.hpp"
 #include "federation/experiment.hpp"
 #include "fedlora/hf/pretrained.hpp"
@@ -21,10 +24,11 @@ using namespace fedlora::examples;
 template <class T>
 int run_on_cpu(const Options& options) {
   using B = ProgramBackend<T>;
-  const Inputs inputs = read_inputs(options);
+  Assignment assignment(options);
+  if (assignment.done()) return 0;
   const std::string machine = options.device.dtype + ", matrix products by " + gemm_name<T>();
   return fedlora::with_pretrained(B(), model_files(options.model), [&]<class Arch>(fedlora::Pretrained<Arch, B> base) {
-    return run_experiment(std::move(base), machine, options, inputs);
+    return run_experiment(std::move(base), machine, assignment);
   });
 }
 
@@ -34,19 +38,12 @@ int run(const Options& options) {
   return options.device.dtype == "f64" ? run_on_cpu<double>(options) : run_on_cpu<float>(options);
 }
 
-/// The command that goes on where this one stopped.
-std::string resume_command(int argc, char** argv) {
-  std::string command;
-  bool resumes = false;
-  for (int i = 0; i < argc; ++i) {
-    const std::string argument = argv[i];
-    resumes = resumes || argument == "--resume";
-    const bool plain = !argument.empty() && argument.find_first_of(" \t\n'\"\\$`*?[]{}()<>|&;~#!") == std::string::npos;
-    std::string quoted = "'";
-    for (const char c : argument) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    command += (i > 0 ? " " : "") + (plain ? argument : quoted + "'");
-  }
-  return command + (resumes ? "" : " --resume");
+/// `argument` as a shell takes it.
+std::string shell_quoted(const std::string& argument) {
+  if (!argument.empty() && argument.find_first_of(" \t\n'\"\\$`*?[]{}()<>|&;~#!") == std::string::npos) return argument;
+  std::string text = "'";
+  for (const char c : argument) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
 }
 
 }  // namespace
@@ -60,9 +57,11 @@ int main(int argc, char** argv) {
   Options options;
   declare(app, options);
   return run_program(app, argc, argv, [&] {
+    const auto taken = take_saved_options(app, argc, argv, options);
     complete(app, options);
+    if (taken) std::cerr << "note: " << *taken << '\n';
     Interrupt::listen();
-    options.resume_command = resume_command(argc, argv);
+    options.resume_command = shell_quoted(argv[0]) + " --resume" + (app.count("--out") > 0 ? " --out " + shell_quoted(options.out) : "");
     return run(options);
   });
 }

@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
       "fedlora-predict");
   set_conventions(app);
   PredictorOptions options;
-  std::string file, text_column = "text", label_column;
+  std::string file, text_column = "text", label_column, header = "auto";
   TableColumns columns;
   app.add_option("--model", options.model, "Directory or org/name in the Hugging Face cache")->required();
   app.add_option("--adapter", options.adapter, "PEFT adapter");
@@ -88,19 +88,20 @@ int main(int argc, char** argv) {
       ->required();
   app.add_option("--text-column", text_column, "Name, or number from 1 without a header; several, comma between, are joined")
       ->capture_default_str();
+  declare_header(app, header);
   app.add_option("--text-pair-column", columns.text_pair, "The second text of a pair");
   app.add_option("--label-column", label_column,
                  "End with measures; of numbers or labels in columns of their own several, comma between");
   declare(app, options.problem, "Options");
   app.footer(metrics_help);
   app.add_option("--max-tokens", options.max_tokens, "Longer texts are cut; 0: at the model's own limit")
-      ->check(at_least(0))
+      ->check(whole_between(0, 1'000'000'000))
       ->capture_default_str();
   app.add_option("--pooling", options.pooling, "Row that stands for a text")
       ->check(CLI::IsMember({"family", "cls", "last", "mean"}))
       ->capture_default_str();
   app.add_option("--threads", options.threads, "0: one per processor; " + cuda_threads_help)
-      ->check(at_least(0))
+      ->check(whole_between(0, 4096))
       ->capture_default_str();
   declare(app, options.device, "Options");
   return run_program(app, argc, argv, [&] {
@@ -108,6 +109,7 @@ int main(int argc, char** argv) {
     check(options.device);
     if (options.device.cuda() && app.count("--threads") == 0) options.threads = cuda_threads;
     columns.text = comma_separated(text_column);
+    columns.header = table_header_of(header);
     if (!options.adapter.empty()) options.adapter_config = read_peft_config(std::filesystem::path(options.adapter));
     const Predictor predictor = load(options);
     const bool labelled = !label_column.empty();

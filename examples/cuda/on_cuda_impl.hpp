@@ -41,9 +41,10 @@ int run_on_cuda(const Options& options) {
   using B = CudaBackend<T>;
   const B backend = cuda_backend<T>(options.device);
   const std::string machine = machine_of(options.device);
-  const Inputs inputs = read_inputs(options);
+  Assignment assignment(options);
+  if (assignment.done()) return 0;
   return with_pretrained(backend, model_files(options.model), [&]<class Arch>(Pretrained<Arch, B> base) {
-    return run_experiment(std::move(base), machine, options, inputs);
+    return run_experiment(std::move(base), machine, assignment);
   });
 }
 

@@ -10,8 +10,8 @@ namespace fedlora::examples {
 using F32 = Pretrained<Llama, ProgramBackend<float>>;
 using F64 = Pretrained<Llama, ProgramBackend<double>>;
 
-template int run_experiment(F32, const std::string&, const Options&, const Inputs&);
-template int run_experiment(F64, const std::string&, const Options&, const Inputs&);
+template int run_experiment(F32, const std::string&, Assignment&);
+template int run_experiment(F64, const std::string&, Assignment&);
 template Predictor make_predictor(F32, const PredictorOptions&);
 template Predictor make_predictor(F64, const PredictorOptions&);
 

@@ -5,8 +5,7 @@
 
 #include <string>
 
-#include "federation/inputs.hpp"
-#include "federation/options.hpp"
+#include "federation/assignment.hpp"
 #include "fedlora/lora/pretrained.hpp"
 
 namespace fedlora::examples {
@@ -14,6 +13,6 @@ namespace fedlora::examples {
 /// Runs what the options ask for; `machine` is what computes, for the first line that a person reads. Returns the exit
 /// status: 0, or 130 when a signal stopped it.
 template <class Arch, class B>
-int run_experiment(Pretrained<Arch, B> base, const std::string& machine, const Options& options, const Inputs& inputs);
+int run_experiment(Pretrained<Arch, B> base, const std::string& machine, Assignment& assignment);
 
 }  // namespace fedlora::examples

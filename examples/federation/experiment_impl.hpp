@@ -27,46 +27,42 @@ class Experiment {
   using Model = SequenceClassifier<Arch, B>;
   using T = typename Model::Scalar;
 
-  Experiment(Pretrained<Arch, B> base, const std::string& machine, const Options& options, const Inputs& inputs)
+  Experiment(Pretrained<Arch, B> base, const std::string& machine, Assignment& assignment)
       : machine_(machine),
-        options_(options),
-        inputs_(inputs),
-        model_(base, classifier_options(), inputs.lora),
-        head_model_(std::move(base), classifier_options(), head_only(inputs.lora)),
-        train_(std::make_shared<const Dataset>(model_.encode(inputs.train, options.threads))),
-        test_(model_.encode(inputs.test, options.threads)) {}
+        options_(assignment.options),
+        inputs_(assignment.inputs),
+        out_(assignment.out),
+        model_(base, classifier_options(), inputs_.lora),
+        head_model_(std::move(base), classifier_options(), head_only(inputs_.lora)),
+        train_(std::make_shared<const Dataset>(model_.encode(inputs_.train, options_.threads))),
+        test_(model_.encode(inputs_.test, options_.threads)) {}
 
   int run() {
     const auto started = std::chrono::steady_clock::now();
-    OutputDirectory out(options_.out, options_.resume, inputs_.measures.fields());
-    if (options_.resume)
-      for (const std::string& mode : mode_order)
-        if (const auto saved = out.saved_state(mode))
-          check_resumable(saved_config(*saved), inputs_.config, may_differ());
     console_.print(introduction(machine_, options_, inputs_, model_, options_.runs("head") ? &head_model_ : nullptr, *train_));
-    if (out.holds_run() && !options_.resume)
-      console_.note("note: the earlier run in " + options_.out + " is replaced after the first round; --resume would go on with it");
-    if (!out.holds_run() && options_.resume) console_.note("note: nothing to go on with in " + options_.out + ", a new run");
+    if (out_.holds_run() && options_.overwrite)
+      console_.note("note: the earlier run in " + options_.out + " is replaced when the first round is done");
+    if (!out_.holds_run() && options_.resume) console_.note("note: nothing to go on with in " + options_.out + ", a new run");
     for (const std::string& mode : mode_order)
-      if (options_.runs(mode)) prepare(mode, out);
+      if (options_.runs(mode)) prepare(mode);
     Index steps = 0;
     std::map<std::string, std::vector<Json>> rows;
     for (const auto& run : runs_) {
       rows[run.mode] = run.state.metrics;
       steps += run.steps_left();
     }
-    if (options_.resume) out.write_rows(rows);
+    if (options_.resume) out_.write_rows(rows);
     console_.expect(steps);
-    train_all(out);
+    train_all();
     console_.finish();
     if (Interrupt::requested()) {
-      console_.note(out.saved_round() || (options_.resume && out.holds_run())
+      console_.note(out_.saved_round() || (options_.resume && out_.holds_run())
                         ? "\ninterrupted; saved up to the last whole round in " + options_.out + ". To go on:\n  " +
                               options_.resume_command
                         : "\ninterrupted before the first round was done; nothing was saved");
       return 130;
     }
-    finish(out, std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
+    finish(std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
     return 0;
   }
 
@@ -81,7 +77,7 @@ class Experiment {
   }
 
   /// Sets a run up: at its start, or where its saved state left it.
-  void prepare(const std::string& mode, const OutputDirectory& out) {
+  void prepare(const std::string& mode) {
     Run<Model>& run = runs_.emplace_back();
     const bool federated = mode == "federated", local = mode == "local", head = mode == "head";
     run.mode = mode;
@@ -109,8 +105,8 @@ class Experiment {
     run.state.config = inputs_.config;
     run.state.seed = options_.seed;
     run.state.adapters.assign(local ? run.clients.size() : 1, initial);
-    if (options_.resume)
-      if (const auto saved = out.saved_state(mode)) resume(run, *saved);
+    if (const auto saved = out_.saved_state(mode)) resume(run, *saved);
+    run.state.extra["arguments"] = options_.arguments;
     if (federated && !options_.export_plan.empty())
       export_plan(run, options_.export_plan, inputs_.config, *train_, test_, initial);
   }
@@ -126,7 +122,7 @@ class Experiment {
     state.config = run.state.config;
     run.state = std::move(state);
     if (options_.lr_schedule != "constant" && run.state.round > 0 && !run.finished() &&
-        saved_config(saved)["rounds"] != inputs_.config["rounds"])
+        read_saved_run(saved).config["rounds"] != inputs_.config["rounds"])
       console_.note("note: learning rates follow the new number of rounds from here on");
     console_.note(run.mode + ": " + (run.finished() ? "finished before" : "goes on after " + run.unit() + " " +
                                                                               std::to_string(run.state.round)));
@@ -134,12 +130,12 @@ class Experiment {
 
   /// Two threads or more: the runs with a single client, which use one, go beside the others; these take what is left,
   /// and all of it once they are alone. Results do not depend on any of this.
-  void train_all(OutputDirectory& out) {
+  void train_all() {
     std::atomic<bool> stop{false}, beside{false};
     const auto cancelled = [&] { return stop || Interrupt::requested(); };
     const auto advance_those = [&](bool single, const std::function<int()>& threads) {
       for (auto& run : runs_)
-        if ((run.clients.size() == 1) == single) advance(run, {console_, out, test_, threads, cancelled});
+        if ((run.clients.size() == 1) == single) advance(run, {console_, out_, test_, threads, cancelled});
     };
     std::exception_ptr first;
     std::mutex mutex;
@@ -172,23 +168,28 @@ class Experiment {
     if (first) std::rethrow_exception(first);
   }
 
-  /// The final table, summary.json and adapter/.
-  void finish(OutputDirectory& out, double seconds) {
+  /// The final table and summary.json; and the adapters, of which a killed run may have left older ones.
+  void finish(double seconds) {
     Json summary = {{"config", inputs_.config}};
-    for (const auto& run : runs_) summary[run.mode] = summary_of(run);
-    for (const auto& run : runs_)
-      if (run.mode == (options_.mode == "all" ? "federated" : options_.mode) && run.state.adapters.size() == 1)
-        save_peft(run.state.adapters[0], out.adapter());
-    out.write_summary(summary);
+    std::string adapters;
+    for (const auto& run : runs_) {
+      summary[run.mode] = summary_of(run);
+      if (const auto directory = out_.adapter(run.mode)) {
+        save_peft(run.state.adapters[0], *directory);
+        adapters += directory->filename().string() + "/, ";
+      }
+    }
+    out_.write_summary(summary);
     console_.print("\n" + result_table(summary, inputs_.measures) + "\n" + decimals(seconds, 1) + " seconds in all" +
                    (runs_.size() > 1 ? "; the runs share the threads, so theirs overlap" : "") + ". Written to " +
-                   out.path().string() + ": summary.json, metrics.csv, metrics.jsonl, " +
-                   (options_.mode == "local" ? "" : "adapter/, ") + "state/ (for --resume)\n");
+                   out_.path().string() + ": summary.json, metrics.csv, metrics.jsonl, " + adapters +
+                   "state/ (for --resume)\n");
   }
 
   const std::string& machine_;
   const Options& options_;
   const Inputs& inputs_;
+  OutputDirectory& out_;
   Console console_;
   Model model_, head_model_;
   std::shared_ptr<const Dataset> train_;
@@ -197,8 +198,8 @@ class Experiment {
 };
 
 template <class Arch, class B>
-int run_experiment(Pretrained<Arch, B> base, const std::string& machine, const Options& options, const Inputs& inputs) {
-  return Experiment<Arch, B>(std::move(base), machine, options, inputs).run();
+int run_experiment(Pretrained<Arch, B> base, const std::string& machine, Assignment& assignment) {
+  return Experiment<Arch, B>(std::move(base), machine, assignment).run();
 }
 
 }  // namespace fedlora::examples

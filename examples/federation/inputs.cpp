@@ -7,11 +7,13 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include "command_line.hpp"
 #include "fedlora/core/utf8.hpp"
 #include "fedlora/data/labels.hpp"
+#include "fedlora/data/table_notes.hpp"
 #include "fedlora/hf/checkpoint.hpp"
 #include "fedlora/report/text_table.hpp"
 #include "sha256.hpp"
@@ -101,6 +103,16 @@ void set_groups(Inputs& inputs) {
   }
 }
 
+/// Texts in the place of labels would end in a message about thousands of labels, or in a head for them.
+void refuse_exchanged_columns(const Inputs& inputs, const Options& options) {
+  const auto unlikely = unlikely_labels(inputs.train);
+  const std::set<std::string_view> known(inputs.labels.begin(), inputs.labels.end());
+  const auto is_known = [&](const std::string& label) { return known.contains(label); };
+  if (unlikely && !std::all_of(inputs.test.label.begin(), inputs.test.label.end(), is_known))
+    fail<ConfigError>(inputs.train.source + ", column " + options.label_column, "labels that come again in " + inputs.test.source,
+                      *unlikely);
+}
+
 LoraConfig lora_config(const Options& options, const std::optional<PeftConfig>& adapter) {
   LoraConfig lora;
   if (adapter) {
@@ -123,7 +135,10 @@ Inputs read_inputs(const Options& options) {
   Inputs inputs;
   inputs.problem_type = problem_type(options);
   const auto read = [&](const std::string& path, const std::string& id) {
-    TableColumns columns{.text = options.text_columns(), .text_pair = options.text_pair_column, .id = id};
+    TableColumns columns{.text = options.text_columns(),
+                         .text_pair = options.text_pair_column,
+                         .id = id,
+                         .header = table_header_of(options.header)};
     set_label_columns(inputs.problem_type, options.label_column, options.problem, columns);
     try {
       return read_table(table_file(path), columns);
@@ -143,6 +158,7 @@ Inputs read_inputs(const Options& options) {
       fail<ConfigError>(options.adapter + "/adapter_config.json, field task_type", "SEQ_CLS", "CAUSAL_LM");
   }
   inputs.labels = row_names_of(inputs, adapter, options);
+  refuse_exchanged_columns(inputs, options);
   inputs.measures = Measures(inputs.problem_type, options.problem, inputs.labels);
   inputs.lora = lora_config(options, adapter);
 

@@ -14,6 +14,13 @@ namespace {
 
 constexpr const char* natural = "natural:";
 
+/// Whether `path`, with or without a slash at its end, lies directly in `directory`.
+bool is_inside(const std::filesystem::path& path, const std::filesystem::path& directory) {
+  const std::filesystem::path whole = std::filesystem::absolute(path);
+  std::error_code error;
+  return std::filesystem::equivalent((whole.has_filename() ? whole : whole.parent_path()).parent_path(), directory, error);
+}
+
 CLI::Validator partition_name() {
   return CLI::Validator(
       [](std::string& text) -> std::string {
@@ -38,7 +45,7 @@ void declare(CLI::App& app, Options& o) {
       ->group("Model");
   app.add_option("--adapter", o.adapter, "Start from this PEFT adapter, which decides rank, alpha and targets")
       ->group("Model");
-  app.add_option("--rank", o.rank, "Rank of the low-rank terms")->check(at_least(1))->check(at_most(65536))->capture_default_str()->group("Model");
+  app.add_option("--rank", o.rank, "Rank of the low-rank terms")->check(whole_between(1, 65536))->capture_default_str()->group("Model");
   app.add_option("--alpha", o.alpha, "Their scale is alpha / rank")->check(positive())->capture_default_str()->group("Model");
   app.add_option("--dropout", o.dropout, "Dropout on the adapter's input [0]")->check(probability())->group("Model");
   app.add_option("--base-dropout", o.base_dropout, "Instead of every dropout in config.json")
@@ -57,16 +64,17 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--test", o.test, "Table of the same form")->group("Data");
   app.add_option("--text-column", o.text_column, "Name, or number from 1 without a header; several, comma between, are joined [text]")
       ->group("Data");
+  declare_header(app, o.header)->group("Data");
   app.add_option("--text-pair-column", o.text_pair_column, "The second text of a pair")->group("Data");
   app.add_option("--label-column", o.label_column, "Labels are any strings; several columns of numbers, or of 0 and 1 for a label each, comma between [label]")
       ->group("Data");
   declare(app, o.problem, "Data");
   app.add_option("--max-tokens", o.max_tokens, "Longer texts are cut; 0: at the model's own limit")
-      ->check(at_least(0))
+      ->check(whole_between(0, 1'000'000'000))
       ->capture_default_str()
       ->group("Data");
 
-  app.add_option("--clients", o.clients, "Number of clients")->check(at_least(1))->check(at_most(1e8))->capture_default_str()->group("Federation");
+  app.add_option("--clients", o.clients, "Number of clients")->check(whole_between(1, 100'000'000))->capture_default_str()->group("Federation");
   app.add_option("--partition", o.partition, "dirichlet, iid, shards (two per client) or natural:COLUMN; the first and third go by labels, of numbers by ten quantiles, of several labels by the rarest")
       ->check(partition_name())
       ->capture_default_str()
@@ -79,13 +87,13 @@ void declare(CLI::App& app, Options& o) {
       ->check(fraction)
       ->capture_default_str()
       ->group("Federation");
-  app.add_option("--rounds", o.rounds, "Rounds")->check(at_least(1))->check(at_most(1e6))->capture_default_str()->group("Federation");
+  app.add_option("--rounds", o.rounds, "Rounds")->check(whole_between(1, 1'000'000))->capture_default_str()->group("Federation");
   app.add_option("--method", o.method, "fedavg, or fedprox: the same average with a proximal term in local training")
       ->check(CLI::IsMember({"fedavg", "fedprox"}))
       ->capture_default_str()
       ->group("Federation");
   app.add_option("--mu", o.mu, "FedProx's pull towards the global adapter [0.01 with fedprox]")
-      ->check(at_least(0))
+      ->check(not_negative())
       ->group("Federation");
   app.add_option("--mode", o.mode, "What to run: all of them, or federated, centralised, local, head")
       ->check(CLI::IsMember({"all", "federated", "centralised", "local", "head"}))
@@ -93,21 +101,18 @@ void declare(CLI::App& app, Options& o) {
       ->group("Federation");
   app.add_option("--reference-epochs", o.reference_epochs,
                  "Epochs of centralised, local and head [rounds x local epochs; 3 for the data in the program]")
-      ->check(at_least(1))
-      ->check(at_most(1e6))
+      ->check(whole_between(1, 1'000'000))
       ->group("Federation");
 
   app.add_option("--local-epochs", o.local_epochs, "Epochs of a client in a round")
-      ->check(at_least(1))
-      ->check(at_most(1e6))
+      ->check(whole_between(1, 1'000'000))
       ->capture_default_str()
       ->group("Training");
   app.add_option("--local-steps", o.local_steps,
                  "Optimizer steps in a round instead; also those of an epoch of the reference runs")
-      ->check(at_least(1))
-      ->check(at_most(1e6))
+      ->check(whole_between(1, 1'000'000))
       ->group("Training");
-  app.add_option("--batch", o.batch, "Examples per step")->check(at_least(1))->check(at_most(1e6))->capture_default_str()->group("Training");
+  app.add_option("--batch", o.batch, "Examples per step")->check(whole_between(1, 1'000'000))->capture_default_str()->group("Training");
   app.add_option("--lr", o.lr, "AdamW's learning rate")->check(positive())->capture_default_str()->group("Training");
   app.add_option("--head-lr", o.head_lr, "The same in the run that trains the head alone")
       ->check(positive())
@@ -118,25 +123,24 @@ void declare(CLI::App& app, Options& o) {
       ->capture_default_str()
       ->group("Training");
   app.add_option("--weight-decay", o.weight_decay, "AdamW's weight decay")
-      ->check(at_least(0))
+      ->check(not_negative())
       ->capture_default_str()
       ->group("Training");
-  app.add_option("--seed", o.seed, "Of everything random")->check(unsigned_number())->capture_default_str()->group("Training");
+  app.add_option("--seed", o.seed, "Of everything random")->check(whole_between(0, std::numeric_limits<std::uint64_t>::max()))->capture_default_str()->group("Training");
   app.add_option("--threads", o.threads, "Results do not depend on it; 0: one per processor; " + cuda_threads_help)
-      ->check(number("a number from 0 to 4096", [](double value) { return value >= 0 && value <= 4096; }))
+      ->check(whole_between(0, 4096))
       ->capture_default_str()
       ->group("Training");
 
   app.add_option("--eval-every", o.eval_every, "Rounds between evaluations; local-only runs have one, at the end")
-      ->check(at_least(1))
-      ->check(at_most(1e6))
+      ->check(whole_between(1, 1'000'000))
       ->capture_default_str()
       ->group("Output");
-  app.add_option("--out", o.out, "Directory for summary.json, metrics.csv, metrics.jsonl, adapter/ and the state")
+  app.add_option("--out", o.out, "Directory for summary.json, metrics.csv, metrics.jsonl, adapters and the state; one that holds another run is refused")
       ->capture_default_str()
       ->group("Output");
-  app.add_flag("--resume", o.resume, "Go on where the run in --out stopped; without it an earlier run there is replaced when the first round is done")
-      ->group("Output");
+  app.add_flag("--resume", o.resume, "Go on where the run in --out stopped, with its options where none are given")->group("Output");
+  app.add_flag("--overwrite", o.overwrite, "Replace the run in --out, when the first round is done")->group("Output");
   app.add_option("--export-plan", o.export_plan, "Write what tests/golden/federation_twin.py replays")->group("Output");
   app.footer(metrics_help);
 }
@@ -150,7 +154,7 @@ void complete(const CLI::App& app, Options& o) {
   if (given("--train") != given("--test"))
     refuse(given("--train") ? "--test" : "--train", "a table for both --train and --test", "none");
   if (!given("--train")) {
-    for (const char* option : {"--text-column", "--text-pair-column", "--label-column"})
+    for (const char* option : {"--text-column", "--text-pair-column", "--label-column", "--header"})
       if (given(option)) refuse(option, "--train and --test with it", "neither");
     o.train = "embedded:clinc150/domain_train.tsv";
     o.test = "embedded:clinc150/domain_test.tsv";
@@ -158,14 +162,18 @@ void complete(const CLI::App& app, Options& o) {
   }
   if (o.text_column.empty()) o.text_column = "text";
   if (o.label_column.empty()) o.label_column = "label";
+  for (const std::string& label : comma_separated(o.label_column))
+    for (const std::string& text : o.text_columns())
+      if (label == text || label == o.text_pair_column)
+        refuse("--label-column", "another column than those of the text, which would hold the answer", label);
   const bool embedded = !given("--train") && !given("--model");
   if (!given("--model")) o.model = "embedded:stories260K";
   for (const std::string* path : {&o.adapter, &o.out, &o.export_plan})
     if (path->empty() && (path == &o.out || given(path == &o.adapter ? "--adapter" : "--export-plan")))
       refuse(path == &o.out ? "--out" : path == &o.adapter ? "--adapter" : "--export-plan", "a directory", "nothing");
 
-  std::error_code error;
-  if (!o.adapter.empty() && std::filesystem::equivalent(o.adapter, std::filesystem::path(o.out) / "adapter", error))
+  if (o.resume && o.overwrite) refuse("--overwrite", "to go on with a run or to replace it", "--resume too");
+  if (!o.adapter.empty() && is_inside(o.adapter, o.out))
     refuse("--out", "another directory than the one that --adapter is in and would be replaced", o.out);
   if (!o.adapter.empty())
     for (const char* option : {"--rank", "--alpha", "--targets"})
@@ -196,6 +204,7 @@ Json config_of(const Options& o) {
           {"label_separator", text(o.problem.label_separator)},
           {"metric", text(o.problem.metric)},
           {"positive_label", text(o.problem.positive_label)},
+          {"header", o.header},
           {"clients", o.clients},
           {"partition", o.partition},
           {"dirichlet", o.partition == "dirichlet" ? Json(o.dirichlet) : Json(nullptr)},

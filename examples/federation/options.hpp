@@ -20,6 +20,7 @@ struct Options {
   std::string model, adapter, train, test;
   std::string text_column, text_pair_column, label_column;
   ProblemOptions problem;
+  std::string header = "auto";
   Index clients = 20;
   std::string partition = "dirichlet";
   double dirichlet = 0.3;
@@ -46,7 +47,8 @@ struct Options {
   int threads = 0;
   Index eval_every = 1;
   std::string out = "./fedlora-out";
-  bool resume = false;
+  bool resume = false, overwrite = false;
+  std::vector<std::string> arguments;  ///< what was given, as --resume gives it again
   std::string export_plan;
   std::string mode = "all";
   std::string resume_command;  ///< what a person types to go on after an interrupt

@@ -1,127 +1,101 @@
 // SPDX-License-Identifier: Apache-2.0
-// The directory --out: summary.json, metrics.csv, metrics.jsonl, adapter/, and state/MODE.safetensors for --resume. Every file
-// is replaced whole, so that a killed run leaves the last good ones.
+// The directory --out: summary.json, metrics.csv, metrics.jsonl, an adapter of every run that has one, and
+// state/MODE.safetensors for --resume. It holds one run (of one configuration, in one mode or in all), and another never takes
+// its place unasked. Every file is replaced whole, so that a killed run leaves the last good ones.
 #pragma once
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "fedlora/core/error.hpp"
+#include "fedlora/fed/run_state.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/io/json.hpp"
-#include "fedlora/report/metrics.hpp"
 
 namespace fedlora::examples {
 
 /// The order of runs in every file and table.
 inline const std::vector<std::string> mode_order = {"head", "local", "federated", "centralised"};
 
+/// What is to become of a run that is there already.
+enum class Earlier { refuse, resume, overwrite };
+
+/// What is in a directory of an earlier run.
+struct EarlierRun {
+  std::map<std::string, SavedRun> states;  ///< by mode
+  std::string broken;                      ///< why a state there cannot be read; empty when all can
+  std::optional<Json> summary;             ///< of the runs that are finished
+
+  /// Whether all of it is done and summed up.
+  bool finished() const;
+  bool any() const { return !states.empty() || !broken.empty() || summary.has_value(); }
+};
+
+/// \throws IoError for a file that is there and cannot be opened.
+EarlierRun earlier_run(const std::filesystem::path& directory);
+
 class OutputDirectory {
  public:
-  /// Makes the directory and proves that it can be written. Unless `resume`, what an earlier run left will be replaced, but
-  /// only once this one has something to put in its place (`write_round`). `measures` are fields of its rows.
-  OutputDirectory(std::filesystem::path path, bool resume, std::vector<std::string> measures)
-      : path_(std::move(path)), measures_(std::move(measures)), resume_(resume) {
-    namespace fs = std::filesystem;
-    std::error_code error;
-    fs::create_directories(path_ / "state", error);
-    if (error) fail<IoError>(path_.string(), "a directory to write to (--out)", error.message());
-    for (const fs::path& directory : {path_ / "state", path_, adapter()}) {
-      if (directory == adapter() && !fs::exists(directory)) continue;
-      write_file_atomically(directory / ".probe", std::string_view("can this be written?\n"));
-      fs::remove(directory / ".probe", error);
-    }
-    for (const fs::path& directory : {path_, path_ / "state"})  // what a killed run was writing
-      for (const auto& entry : fs::directory_iterator(directory, error))
-        if (const std::string name = entry.path().filename().string();
-            name.starts_with(".") && name.find(".tmp-") != std::string::npos)
-          fs::remove_all(entry.path(), error);
-    for (const std::string& mode : mode_order) holds_run_ = holds_run_ || fs::exists(state_file(mode));
-    if (!holds_run_ && fs::exists(adapter() / "adapter_config.json") && !fs::exists(path_ / "summary.json"))
-      fail<ConfigError>(adapter().string(), "nothing, or the adapter of an earlier run (--out)", "somebody else's adapter");
-  }
+  /// Writes something to the path that it is given.
+  using Write = std::function<void(const std::filesystem::path&)>;
 
-  /// Whether there is a run that can be resumed.
+  /// Makes the directory, proves that it can be written, and keeps other processes from writing to it. `config` is that of the
+  /// run to come, `measures` are fields of its rows. A run that is to be overwritten stays until this one has something to put in its place (`write_round`).
+  ///
+  /// \throws ConfigError for a directory that holds another run, when that is to be neither resumed nor overwritten, or files
+  ///         of somebody else's under our names; one whose run began with another configuration, when it is to be resumed; and
+  ///         one that another process writes to. FormatError for a state to be resumed that is broken.
+  OutputDirectory(std::filesystem::path path, Earlier earlier, const Json& config, std::vector<std::string> measures);
+  OutputDirectory(const OutputDirectory&) = delete;
+  OutputDirectory& operator=(const OutputDirectory&) = delete;
+  /// Takes away what it made and left empty.
+  ~OutputDirectory();
+
+  /// The summary of this very run, which this program finished earlier; nothing is to be done then.
+  const std::optional<Json>& done() const { return done_; }
+  /// Whether there is a run that goes on, or goes.
   bool holds_run() const { return holds_run_; }
 
-  std::filesystem::path state_file(const std::string& mode) const { return path_ / "state" / (mode + ".safetensors"); }
-  std::filesystem::path adapter() const { return path_ / "adapter"; }
+  /// The state to go on from, if any.
+  std::optional<Bytes> saved_state(const std::string& mode) const;
+  /// Where the adapter of a run in this mode goes; nowhere for `local`, where every client has its own (in the state).
+  std::optional<std::filesystem::path> adapter(const std::string& mode) const;
   const std::filesystem::path& path() const { return path_; }
-
-  /// The state that a run left, if any.
-  std::optional<Bytes> saved_state(const std::string& mode) const {
-    if (!std::filesystem::exists(state_file(mode))) return std::nullopt;
-    return map_file(state_file(mode));
-  }
 
   /// Whether this run has saved a round.
   bool saved_round() const { return saved_round_; }
 
   /// The rows that resumed runs have so far; a killed one may have left them out of the files.
-  void write_rows(const std::map<std::string, std::vector<Json>>& rows) {
-    const std::lock_guard lock(mutex_);
-    rows_ = rows;
-    write_metrics();
-  }
+  void write_rows(const std::map<std::string, std::vector<Json>>& rows);
 
-  /// Saves what a round left: `save_state` first, then the rows of all runs.
-  template <class SaveState>
-  void write_round(const std::string& mode, const std::vector<Json>& rows, SaveState&& save_state) {
-    const std::lock_guard lock(mutex_);
-    if (resume_) {
-      save_state(state_file(mode));
-    } else {  // the earlier run goes when there is something to put in its place
-      const std::filesystem::path fresh = path_ / "state" / ("." + mode + ".safetensors.tmp-new");
-      save_state(fresh);
-      take_away_earlier_run();
-      std::filesystem::rename(fresh, state_file(mode));
-      resume_ = true;
-    }
-    saved_round_ = true;
-    rows_[mode] = rows;
-    write_metrics();
-  }
+  /// Saves what a round left: the state first, then `save_adapter`, then the rows of all runs.
+  void write_round(const std::string& mode, const std::vector<Json>& rows,
+                   const Write& save_state, const Write& save_adapter);
 
-  void write_summary(const Json& summary) const {
-    write_file_atomically(path_ / "summary.json", std::string_view(summary.dump(2) + "\n"));
-  }
+  /// Adds which program it was.
+  void write_summary(Json summary) const;
 
  private:
-  void write_metrics() {
-    std::vector<Json> all;
-    for (const std::string& one : mode_order) all.insert(all.end(), rows_[one].begin(), rows_[one].end());
-    std::vector<std::string> columns = {"mode", "round", "clients", "examples", "train_loss"};
-    columns.insert(columns.end(), measures_.begin(), measures_.end());
-    columns.insert(columns.end(), {"bytes_up", "bytes_down", "train_seconds"});
-    write_file_atomically(path_ / "metrics.csv", std::string_view(csv_of(columns, all)));
-    write_file_atomically(path_ / "metrics.jsonl", std::string_view(jsonl_of(all)));
-  }
-
-  /// State last: whoever is killed in between has a run that can be resumed or nothing.
-  void take_away_earlier_run() const {
-    for (const char* file : {"summary.json", "metrics.csv", "metrics.jsonl"}) remove(path_ / file);
-    for (const char* file : {"adapter_config.json", "adapter_model.safetensors"}) remove(path_ / "adapter" / file);
-    std::error_code error;
-    std::filesystem::remove(path_ / "adapter", error);  // stays when it holds something of somebody else's
-    for (const std::string& mode : mode_order) remove(state_file(mode));
-  }
-
-  static void remove(const std::filesystem::path& file) {
-    std::error_code error;
-    std::filesystem::remove(file, error);
-    if (error) fail<IoError>(file.string(), "a file of an earlier run that can be replaced", error.message());
-  }
+  std::filesystem::path state_file(const std::string& mode) const;
+  void take_in_possession();
+  void judge(const EarlierRun& run, Earlier earlier, const Json& config);
+  void prove_writable() const;
+  void write_metrics();
+  void take_away_earlier_run() const;
 
   std::filesystem::path path_;
-  std::vector<std::string> measures_;  ///< fields of a row
-  bool resume_ = false;  ///< what is there stays
+  std::vector<std::string> measures_;
+  bool made_ = false, made_state_ = false;  ///< the directory itself, state/
+  int lock_ = -1;
+  bool replaces_ = false;  ///< an earlier run goes when there is something to put in its place
+  bool resumes_ = false;
   bool holds_run_ = false;
+  std::optional<Json> done_;
   std::atomic<bool> saved_round_ = false;
   std::mutex mutex_;
   std::map<std::string, std::vector<Json>> rows_;

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "federation/run.hpp"
+#include "fedlora/report/metrics.hpp"
 
 namespace fedlora::examples {
 

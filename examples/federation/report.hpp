@@ -7,7 +7,9 @@
 
 #include "federation/inputs.hpp"
 #include "federation/output_directory.hpp"
+#include "fedlora/data/table_notes.hpp"
 #include "fedlora/fed/message.hpp"
+#include "fedlora/fed/sampling.hpp"
 #include "fedlora/report/text_table.hpp"
 
 namespace fedlora::examples {
@@ -49,7 +51,7 @@ std::string trainable_line(const Model& model) {
 }
 
 template <class Model>
-std::string traffic_line(const Model& model, const Options& options) {
+std::string traffic_line(const Model& model, const Options& options, Index clients) {
   using T = typename Model::Scalar;
   const MessageSizes<T> sizes(*model.layout());
   const MessageSize down = sizes.broadcast(1, 0);
@@ -58,7 +60,7 @@ std::string traffic_line(const Model& model, const Options& options) {
     return grouped(size.total()) + " (adapter " + grouped(size.adapter) + ", head " + grouped(size.head) + ", file header " +
            grouped(size.protocol) + ")";
   };
-  const auto cohort = std::max<Index>(1, std::llround(options.cohort * static_cast<double>(options.clients)));
+  const Index cohort = detail::cohort_size(clients, {.fraction = options.cohort});
   return "bytes per client and round: down " + parts(down) + ", up about " + parts(up) + "\n" + "per round of " +
          std::to_string(cohort) + (cohort == 1 ? " client: about " : " clients: about ") + bytes_text((down.total() + up.total()) * cohort) + "\n";
 }
@@ -84,7 +86,8 @@ inline std::string answer_line(const Inputs& inputs) {
     const std::size_t count = inputs.labels.size();
     return std::to_string(count) + " " + one + (count == 1 ? "" : "s");
   };
-  const std::string first = "\nfirst example: " + detail::in_quotes(train.text.at(0)) + ", ";
+  const std::string first = "\nfirst example: " + detail::in_quotes(train.text.at(0)) +
+                            (train.text_pair.empty() ? "" : " with " + detail::in_quotes(train.text_pair.at(0))) + ", ";
   if (inputs.problem_type == ProblemType::regression) {
     std::string numbers;
     for (std::size_t i = 0; i < inputs.labels.size(); ++i)
@@ -122,12 +125,13 @@ std::string introduction(const std::string& machine, const Options& options, con
   else
     text += "starts from the adapter " + options.adapter + " (rank " + std::to_string(inputs.lora.rank) + ", alpha " +
             Json(inputs.lora.alpha).dump() + ", its own head)\n";
+  for (const std::string& note : table_notes(inputs.train, inputs.test)) text += "note: " + note + "\n";
   text += "data: " + std::to_string(inputs.train.size()) + " examples for training (" + inputs.train.source + "), " +
           std::to_string(inputs.test.size()) + " for testing, " + answer_line(inputs) + "\n" +
           length_line(train, model.max_tokens());
-  text += trainable_line(model);
+  if (options.mode != "head") text += trainable_line(model);
   if (head != nullptr) text += "head alone: " + trainable_line(*head);
-  if (options.runs("federated")) text += traffic_line(model, options);
+  if (options.runs("federated")) text += traffic_line(model, options, static_cast<Index>(inputs.partition.size()));
   if (options.runs("federated") || options.runs("local")) text += "\n" + partition_table(inputs);
   return text + "\n";
 }

@@ -143,7 +143,9 @@ void advance(Run<Model>& run, const Surroundings& around) {
   const auto counted = [&](const char* field) { return state.extra.value(field, 0.0); };
   const auto since = [](Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); };
   const auto write = [&] {
-    around.out.write_round(run.mode, state.metrics, [&](const auto& file) { save_run_state(state, file); });
+    around.out.write_round(
+        run.mode, state.metrics, [&](const auto& file) { save_run_state(state, file); },
+        [&](const auto& directory) { save_peft(state.adapters[0], directory); });
   };
   if (run.finished() && lacks_measures(run, state.metrics.back())) {
     const auto started = Clock::now();

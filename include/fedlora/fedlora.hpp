@@ -23,6 +23,7 @@
 #include "fedlora/data/partition.hpp"
 #include "fedlora/data/split.hpp"
 #include "fedlora/data/table.hpp"
+#include "fedlora/data/table_notes.hpp"
 #include "fedlora/data/targets.hpp"
 #include "fedlora/data/tokenizer.hpp"
 #include "fedlora/fed/aggregate.hpp"

@@ -81,6 +81,71 @@ TEST_CASE("table: a header of numbers is a header when the columns asked for are
         "'label', 'text'");
 }
 
+TEST_CASE("table: a header that would be read as data is an error, until somebody says what it is") {
+  const TableColumns numbers{.text = {"2"}, .label = "1"};
+  std::string rows;
+  for (int i = 0; i < 4; ++i) rows += "5,\"a good one\"\n1,bad\n";
+  std::string words;
+  for (int i = 0; i < 4; ++i) words += "good,\"a good one\"\nbad,a bad one\n";
+  for (const std::string header : {"label,text\n", "Sentiment,review_body\n", "x,sentence\n", "stars,body\n"})
+    for (const std::string& below : {rows, words}) {
+      INFO(header, below);
+      const std::string error = error_of(header + below, numbers);
+      CHECK(error.starts_with("[t.csv, line 1] expected a row of data, as columns go by number"));
+      CHECK(error.find("header yes") != std::string::npos);
+      TableColumns said = numbers;
+      said.header = fedlora::TableHeader::yes;
+      CHECK(table_of(header + below, said).size() == 8);
+      CHECK(table_of(header + below, said).label[0] == below.substr(0, below.find(',')));
+      said.header = fedlora::TableHeader::no;
+      CHECK(table_of(header + below, said).size() == 9);
+    }
+  CHECK(error_of("value,line\n" + rows, numbers).starts_with("[t.csv, line 1] expected a row of data"));  // others: numbers
+  CHECK(error_of("text\nhello\n", {.text = {"1"}}).starts_with("[t.csv, line 1] expected a row of data"));
+
+  // What may well be data: a label that comes again, a text of words, a rare label, other columns than those taken.
+  for (const std::string first : {"good,text\n", "bad,review\n", "ugly,an ugly one\n", "label,this is a text\n"})
+    CHECK(table_of(first + words, numbers).size() == 9);
+  CHECK(table_of("ugly,one\ngood,two\nbad,three\n", numbers).size() == 3);
+  CHECK(table_of("hello\ntext\ntext\n", {.text = {"1"}}).size() == 3);
+  CHECK(table_of("text\ntext\n", {.text = {"1"}}).size() == 2);
+  CHECK(table_of("3,T,label\n1,U,C\n", numbers).size() == 2);
+}
+
+TEST_CASE("table: with a header columns go by name or else by number, without one by number alone") {
+  const std::string text = "a,b\n1,2\n3,4\n";
+  using fedlora::TableHeader;
+  const auto labels = [&](const std::string& label, TableHeader header) {
+    return table_of(text, {.text = {"1"}, .label = label, .header = header}).label;
+  };
+  CHECK(labels("2", TableHeader::yes) == Strings{"2", "4"});
+  CHECK(labels("b", TableHeader::yes) == Strings{"2", "4"});
+  CHECK(labels("2", TableHeader::no) == Strings{"b", "2", "4"});
+  CHECK(table_of("2,1\nx,y\n", {.text = {"1"}, .header = TableHeader::yes}).text == Strings{"y"});  // a name first
+  CHECK(table_of("2,1\nx,y\n", {.text = {"1"}, .header = TableHeader::no}).text == Strings{"2", "x"});
+  CHECK(error_of(text, {.text = {"3"}, .header = TableHeader::yes}) == "[t.csv, line 1] expected a column 3, got 2 columns");
+  CHECK(error_of<fedlora::ConfigError>(text, {.text = {"a"}, .header = TableHeader::no}) ==
+        "[t.csv, column a] expected a number from 1, as the file is said to have no header, got a name");
+}
+
+TEST_CASE("table: what separates columns, and how a file is encoded, is said when it is something else") {
+  const TableColumns names{.text = {"text"}, .label = "label"};
+  const TableColumns numbers{.text = {"2"}, .label = "1"};
+  const auto says = [](const std::string& error, const std::string& part) {
+    INFO(error);
+    CHECK(error.find(part) != std::string::npos);
+  };
+  says(error_of("label\ttext\na\tb\n", names), "got 'label\\x09text'; it holds tabs: is it a .tsv file?");
+  says(error_of("a\tb\n", numbers), "got 1 column; it holds tabs: is it a .tsv file?");
+  says(error_of("label,text\na,b\n", names, "t.tsv"), "it holds commas: is it a .csv file?");
+  says(error_of("label;text\na;b\n", names), "it holds semicolons");
+  says(error_of("\"label\";\"text\"\n", names), "expected columns apart by commas (or, in a .tsv file, by tabs), got a semicolon");
+  says(error_of("\"label\"\t\"text\"\n", names), "got a tab");
+  for (const std::string name : {"t.csv", "t.tsv", "t.jsonl"})
+    for (const std::string mark : {"\xFF\xFE", "\xFE\xFF"})
+      says(error_of(mark + "a", names, name), "expected UTF-8, got UTF-16");
+}
+
 TEST_CASE("table: TSV and JSON Lines, by extension in any case") {
   const Table tabs = table_of("text\tlabel\nsay \"hi\"\t1\r\n", {.text = {"text"}, .label = "label"}, "dir/t.TSV");
   CHECK(tabs.text == Strings{"say \"hi\""});
@@ -92,9 +157,9 @@ TEST_CASE("table: TSV and JSON Lines, by extension in any case") {
   CHECK(lines.label == Strings{"1.0"});
   CHECK(lines.id == Strings{"3"});
   CHECK(lines.line == std::vector<Index>{2});
-  CHECK(error_of("a", {.text = {"1"}}, "t.txt") == "[t.txt] expected a table named .csv, .tsv or .jsonl, got .txt");
+  CHECK(error_of("a", {.text = {"1"}}, "t.txt") == "[t.txt] expected a table named .csv, .tsv or .jsonl (an object on every line), got .txt");
   CHECK(error_of("a", {.text = {"1"}}, "table") ==
-        "[table] expected a table named .csv, .tsv or .jsonl, got no extension");
+        "[table] expected a table named .csv, .tsv or .jsonl (an object on every line), got no extension");
 }
 
 TEST_CASE("table: read from a path") {
@@ -131,6 +196,10 @@ TEST_CASE("table: errors name file, line and column") {
         "[t.jsonl, line 1] expected a field named 'label', got fields 'text'");
   CHECK(error_of("text,label\n\"a,b\n", columns) ==
         "[t.csv, line 2, column 1] expected a closing quote, got the end of the file");
+  CHECK(error_of("text,label\na,b\nc,\n", columns) ==
+        "[t.csv, line 3, column label] expected a label, got an empty field");
+  CHECK(error_of("{\"text\":\"a\",\"label\":\" \"}", columns, "t.jsonl") ==
+        "[t.jsonl, line 1, column label] expected a label, got an empty field");
   CHECK(error_of("text,who\na,\n", {.text = {"text"}, .id = "who"}) ==
         "[t.csv, line 2, column who] expected whom the example belongs to, got an empty field");
   CHECK(

@@ -86,7 +86,7 @@ TEST_CASE("a run says and records what computed it, and does not go on with anyt
   CHECK(summary["config"]["device"] == "cpu");
   CHECK(summary["config"]["dtype"] == "f64");
   CHECK(!summary["federated"].contains("skipped_steps"));
-  const Finished other = programs.federation({"--resume"});
+  const Finished other = programs.federation({"--resume", "--dtype", "f32"});
   CHECK(other.status == 1);
   CHECK(other.err.find("field dtype") != std::string::npos);
 }

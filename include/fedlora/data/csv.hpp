@@ -27,13 +27,20 @@ namespace detail {
 /// A bound on what one record may make the reader allocate. Far more columns than any table of texts has.
 inline constexpr std::size_t max_fields_per_record = 65536;
 
+/// The text of a file behind its byte order mark, which says nothing about the first field.
+/// \throws FormatError for the mark of UTF-16, in which spreadsheets save "Unicode text".
+inline std::string_view after_byte_order_mark(std::string_view text, std::string_view file) {
+  if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
+    fail<FormatError>(file, "UTF-8", "UTF-16 (iconv -f UTF-16 -t UTF-8 converts it)");
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+  return text;
+}
+
 /// What every reader of records needs: the text, the place in it, and errors that name the place.
 class RecordCursor {
  public:
-  RecordCursor(std::string_view text, std::string file) : text_(text), file_(std::move(file)) {
-    if (text_.starts_with("\xEF\xBB\xBF"))
-      text_.remove_prefix(3);  // a byte order mark says nothing about the first field
-  }
+  RecordCursor(std::string_view text, std::string file)
+      : text_(after_byte_order_mark(text, file)), file_(std::move(file)) {}
 
  protected:
   bool at_end() const { return position_ >= text_.size(); }
@@ -74,7 +81,7 @@ class RecordCursor {
     if (const auto nul = field.find('\0'); nul != std::string::npos)
       broken(record, "text without NUL bytes", "a NUL after " + in_quotes(std::string_view(field).substr(0, nul)));
     if (const auto good = first_invalid_utf8(field); good != std::string_view::npos)
-      broken(record, "valid UTF-8",
+      broken(record, "valid UTF-8 (iconv converts other encodings)",
              in_quotes(std::string_view(field).substr(good, 4)) + " after " + std::to_string(good) +
                  " bytes of the field");
     if (record.fields.size() >= max_fields_per_record)
@@ -127,6 +134,8 @@ class CsvReader : private detail::RecordCursor {
       field.push_back('"');
       ++position_;
     }
+    if (at(';') || at('\t'))
+      broken(record, "columns apart by commas (or, in a .tsv file, by tabs)", at(';') ? "a semicolon" : "a tab");
     const bool line_end = at('\n') || (at('\r') && (position_ + 1 == text_.size() || text_[position_ + 1] == '\n'));
     if (!at_end() && !at(',') && !line_end)
       broken(record,

@@ -78,7 +78,8 @@ class JsonlListener {
     // `position`.
     for (const std::string_view noise : {"] ", ": "})
       if (const auto end = what.find(noise); end != std::string_view::npos) what.remove_prefix(end + noise.size());
-    fail<FormatError>(place_ + ", byte " + std::to_string(position), "a JSON object", printable(what, 300));
+    fail<FormatError>(place_ + ", byte " + std::to_string(position), "a JSON object (whole on its line)",
+                      printable(what, 300));
   }
 
   void finish() const {
@@ -94,7 +95,9 @@ class JsonlListener {
   // The parser keeps its own stack on the heap; the bound only keeps hostile lines from growing it.
   static constexpr int max_depth = 256;
 
-  [[noreturn]] bool not_an_object(std::string_view got) const { fail<FormatError>(place_, "a JSON object", got); }
+  [[noreturn]] bool not_an_object(std::string_view got) const {
+    fail<FormatError>(place_, "a JSON object (one on every line, nothing around them)", got);
+  }
 
   bool takes_arrays() const {
     return std::all_of(wanted_.begin(), wanted_.end(), [&](std::size_t i) { return fields_[i].arrays; });
@@ -161,9 +164,7 @@ class JsonlReader {
  public:
   /// `text` must outlive the reader; `file` is its name in messages.
   JsonlReader(std::string_view text, std::string file, std::vector<JsonlField> fields)
-      : text_(text), file_(std::move(file)), fields_(std::move(fields)) {
-    if (text_.starts_with("\xEF\xBB\xBF")) text_.remove_prefix(3);
-  }
+      : text_(detail::after_byte_order_mark(text, file)), file_(std::move(file)), fields_(std::move(fields)) {}
 
   /// Reads the next object: `record.fields[i]` is the value of the field i asked for. False at the end of the file.
   bool next(Record& record) {

@@ -28,6 +28,13 @@
 
 namespace fedlora {
 
+/// Whether the first row of a CSV or TSV file names its columns.
+enum class TableHeader {
+  detect,  ///< it does if any column asked for is a name; if all are numbers it is data (see `read_table`)
+  yes,     ///< columns go by name or, where no column is called that, by number from 1
+  no       ///< columns go by number from 1
+};
+
 /// Which columns of a file are what. A column is a name, or in a CSV or TSV file without a header its number from 1.
 /// What is to be predicted is `label`, `labels` or `targets`, or nothing.
 struct TableColumns {
@@ -40,6 +47,7 @@ struct TableColumns {
   std::vector<std::string> labels = {};
   std::string label_separator = {};
   std::vector<std::string> targets = {};  ///< numbers to predict
+  TableHeader header = TableHeader::detect;
 };
 
 /// Labelled texts. Every vector that is not empty has one entry per example, unless it says otherwise.
@@ -114,6 +122,8 @@ inline std::vector<std::string> asked_columns(const TableColumns& columns) {
   return asked;
 }
 
+inline bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n") == std::string_view::npos; }
+
 /// Appends what a row says is to be predicted: fields `where[next]` on of the record.
 inline void append_targets(Table& table, const TableColumns& columns, const Record& record,
                            std::span<const std::size_t> where, std::size_t next) {
@@ -140,7 +150,13 @@ inline void append_row(Table& table, const TableColumns& columns, Record& record
   table.text.push_back(std::move(text));
   std::size_t next = texts;
   if (!columns.text_pair.empty()) table.text_pair.push_back(record.fields[where[next++]]);
-  if (!columns.label.empty()) table.label.push_back(record.fields[where[next++]]);
+  if (!columns.label.empty()) {
+    const std::string& label = record.fields[where[next++]];
+    if (is_blank(label))
+      fail<FormatError>(table.source + ", line " + std::to_string(record.line) + ", column " + printable(columns.label),
+                        "a label", "an empty field");
+    table.label.push_back(label);
+  }
   if (!columns.id.empty()) {
     const std::string& id = record.fields[where[next++]];
     if (id.empty())
@@ -164,25 +180,77 @@ inline bool first_row_is_header(std::span<const std::string> asked, std::span<co
          std::all_of(asked.begin(), asked.end(), [&](const auto& name) { return names.contains(name); });
 }
 
+/// Whether a text is short and one word, as names of columns are.
+inline bool is_column_name(std::string_view text) {
+  return !text.empty() && text.size() <= 40 && text.find_first_of(" \t\n\r.,;:!?\"") == std::string_view::npos &&
+         text.find_first_not_of("0123456789+-") != std::string_view::npos;
+}
+
+/// Whether the first row of a table that was read as data is rather the header of the others: all that is taken of it
+/// looks like names of columns, its label is nobody else's, and either a name is one that headers have, or the other
+/// labels are numbers, or they all come again and again over texts of several words.
+inline bool first_row_was_header(const Table& table, std::span<const std::string> taken) {
+  static const std::set<std::string, std::less<>> texts = {
+      "text",    "texts",   "sentence", "sentence1", "sentence2", "premise", "hypothesis", "question", "question1",
+      "content", "comment", "review",   "tweet",     "message",   "title",   "description", "utterance", "document"};
+  static const std::set<std::string, std::less<>> labels = {"label",    "labels",    "class",  "classes", "category",
+                                                            "category_id", "label_id", "target", "topic", "sentiment",
+                                                            "intent",   "domain",    "gold_label", "stars", "rating"};
+  if (!std::all_of(taken.begin(), taken.end(), is_column_name)) return false;
+  const auto named = [&](const auto& names) {
+    return std::any_of(taken.begin(), taken.end(), [&](const auto& cell) { return names.contains(folded_label(cell)); });
+  };
+  if (table.label.empty())
+    return named(texts) && std::count(table.text.begin(), table.text.end(), table.text.front()) == 1;
+  std::map<std::string_view, Index> times;
+  for (const std::string& one : table.label) ++times[one];
+  if (times[table.label.front()] > 1) return false;
+  if (named(texts) || named(labels)) return true;
+  times.erase(table.label.front());
+  if (times.empty()) return false;
+  const auto several_words = std::count_if(table.text.begin(), table.text.end(),
+                                           [](const auto& text) { return text.find(' ') != std::string::npos; });
+  return std::all_of(times.begin(), times.end(), [](const auto& one) { return whole_number(one.first).has_value(); }) ||
+         (std::all_of(times.begin(), times.end(), [](const auto& one) { return one.second > 2; }) &&
+          2 * several_words > table.size());
+}
+
+/// What a row of a single column may be in truth; empty when nothing suggests it.
+inline std::string separator_hint(const Record& first, const std::string& file) {
+  if (first.fields.size() != 1) return {};
+  const std::string& row = first.fields[0];
+  const bool tabs = file.ends_with("tsv") || file.ends_with("TSV");
+  if (!tabs && row.find('\t') != std::string::npos) return "; it holds tabs: is it a .tsv file?";
+  if (tabs && row.find(',') != std::string::npos) return "; it holds commas: is it a .csv file?";
+  if (row.find(';') != std::string::npos) return "; it holds semicolons: columns are apart by commas, or tabs in a .tsv file";
+  return {};
+}
+
 /// Which field of a record each asked column is.
 inline std::vector<std::size_t> locate_columns(std::span<const std::string> asked, const Record& first, bool header,
-                                               const std::string& file) {
+                                               TableHeader given, const std::string& file) {
   const std::string place = file + ", line " + std::to_string(first.line);
   std::vector<std::size_t> where;
   for (const std::string& name : asked) {
-    if (!header) {
-      const Index number = column_number(name);
+    const Index number = column_number(name);
+    const auto found = header ? std::find(first.fields.begin(), first.fields.end(), name) : first.fields.end();
+    if (number == 0 && !header)
+      fail<ConfigError>(file + ", column " + name, "a number from 1, as the file is said to have no header", "a name");
+    if (number > 0 && found == first.fields.end() && (!header || given == TableHeader::yes)) {
       if (number > static_cast<Index>(first.fields.size()))
-        fail<FormatError>(place, "a column " + name + " (no column is asked for by name, so the file has no header)",
-                          std::to_string(first.fields.size()) + " columns");
+        fail<FormatError>(place,
+                          "a column " + name + (given == TableHeader::detect
+                                                    ? " (no column is asked for by name, so the file has no header)"
+                                                    : ""),
+                          std::to_string(first.fields.size()) + (first.fields.size() == 1 ? " column" : " columns") +
+                              separator_hint(first, file));
       where.push_back(static_cast<std::size_t>(number - 1));
       continue;
     }
-    const auto found = std::find(first.fields.begin(), first.fields.end(), name);
     if (found == first.fields.end())
       fail<FormatError>(
           place, "a column named " + in_quotes(name) + " in the header (in a file without one, columns go by number)",
-          quoted_list(first.fields));
+          quoted_list(first.fields) + separator_hint(first, file));
     if (std::find(found + 1, first.fields.end(), name) != first.fields.end())
       fail<FormatError>(place, "one column named " + in_quotes(name), quoted_list(first.fields));
     where.push_back(static_cast<std::size_t>(found - first.fields.begin()));
@@ -196,9 +264,14 @@ void read_delimited(Reader reader, const TableColumns& columns, Table& table) {
   Record record;
   if (!reader.next(record)) fail<FormatError>(table.source, "rows", "an empty file");
   const std::size_t width = record.fields.size();
-  const bool header = first_row_is_header(asked, record.fields);
-  const auto where = locate_columns(asked, record, header, table.source);
-  if (!header) append_row(table, columns, record, where);
+  const bool header = columns.header == TableHeader::detect ? first_row_is_header(asked, record.fields)
+                                                            : columns.header == TableHeader::yes;
+  const auto where = locate_columns(asked, record, header, columns.header, table.source);
+  std::vector<std::string> taken;  // of a first row that is read as data
+  if (!header) {
+    for (const std::size_t field : where) taken.push_back(record.fields[field]);
+    append_row(table, columns, record, where);
+  }
   while (reader.next(record)) {
     if (record.fields.size() != width)
       fail<FormatError>(table.source + ", line " + std::to_string(record.line),
@@ -206,6 +279,11 @@ void read_delimited(Reader reader, const TableColumns& columns, Table& table) {
     append_row(table, columns, record, where);
   }
   if (table.text.empty()) fail<FormatError>(table.source, "rows", "a header and nothing below it");
+  if (columns.header == TableHeader::detect && !header && first_row_was_header(table, taken))
+    fail<FormatError>(table.source + ", line " + std::to_string(table.line.front()),
+                      "a row of data, as columns go by number and the file has no header then (header yes: this row is one "
+                      "all the same; header no: it is data)",
+                      quoted_list(taken));
 }
 
 inline void read_json_lines(JsonlReader reader, const TableColumns& columns, Table& table) {
@@ -235,7 +313,12 @@ class LabelNumbers {
     if (found != number_.end()) return found->second;
     const std::string place =
         i < table_.line.size() ? ", line " + std::to_string(table_.line[i]) : ", example " + std::to_string(i);
-    fail<FormatError>(table_.source + place + ", label", "one of " + quoted_list(names_), in_quotes(label));
+    const auto meant = std::find_if(names_.begin(), names_.end(), [&](const std::string& name) {
+      return folded_label(name) == folded_label(label) || (whole_number(name) && whole_number(name) == whole_number(label));
+    });
+    fail<FormatError>(
+        table_.source + place + ", label", "one of " + quoted_list(names_),
+        in_quotes(label) + (meant == names_.end() ? "" : ", which is written otherwise than " + in_quotes(*meant)));
   }
 
  private:
@@ -316,14 +399,15 @@ inline Table Table::select(std::span<const Index> examples) const {
 ///
 /// CSV and TSV: if any column asked for is a name, the first row is the header. If all are numbers from 1 the file has
 /// no header, unless its first row is nothing but distinct whole numbers that include all of those asked for: then
-/// these are names. JSON Lines: columns are always names; texts are strings, labels and ids strings, numbers or
+/// these are names. A first row that would be data and can hardly be anything but a header is an error: `columns.header`
+/// says which it is. JSON Lines: columns are always names; texts are strings, labels and ids strings, numbers or
 /// booleans, kept as written.
 ///
 /// A target is a finite number, a flag of a label 0 or 1 (or true, false), a set of labels may be empty.
 ///
 /// Throws FormatError naming file, line and column for anything that breaks the format: a row with more or fewer
 /// columns than the first, bad quoting, invalid UTF-8, NUL bytes, a missing column (with those there are), a header
-/// name asked for that comes twice, a file without rows, an empty id, a target or flag that is none, a label twice in a
+/// name asked for that comes twice, a file without rows, an empty label or id, a target or flag that is none, a label twice in a
 /// set. ConfigError when no text column is asked for, or answers of several kinds.
 inline Table read_table(const Bytes& file, const TableColumns& columns) {
   if (columns.text.empty()) fail<ConfigError>(file.name, "at least one text column", "none");
@@ -356,7 +440,7 @@ inline Table read_table(const Bytes& file, const TableColumns& columns) {
     for (const std::string& name : columns.targets) fields.push_back({name, false});
     detail::read_json_lines(JsonlReader(file.text(), file.name, std::move(fields)), columns, table);
   } else {
-    fail<FormatError>(file.name, "a table named .csv, .tsv or .jsonl",
+    fail<FormatError>(file.name, "a table named .csv, .tsv or .jsonl (an object on every line)",
                       extension.empty() ? "no extension" : detail::printable(extension));
   }
   return table;

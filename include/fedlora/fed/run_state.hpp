@@ -2,8 +2,10 @@
 // A run between two rounds, as one value and one file: what a killed run needs to go on with the same bits.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "fedlora/core/error.hpp"
+#include "fedlora/core/random.hpp"
 #include "fedlora/core/shape.hpp"
 #include "fedlora/fed/client_store.hpp"
 #include "fedlora/fed/ledger.hpp"
@@ -42,7 +45,7 @@ struct RunState {
 
 namespace detail {
 
-inline constexpr int run_state_version = 1;
+inline constexpr int run_state_version = 2;
 
 inline Json layout_json(const AdapterLayout& layout) {
   Json places = Json::array();
@@ -58,6 +61,66 @@ inline Index json_count(const Json& object, std::string_view field, const std::s
     fail<FormatError>(where + ", field " + std::string(field), "a whole number in [0, 2^53]", std::to_string(value));
   return value;
 }
+
+/// Over the JSON, and over name and bytes of every tensor, sorted by name: bits that a disk has lost would change the
+/// result of a run without a word.
+class RunStateChecksum {
+ public:
+  RunStateChecksum& add(std::span<const std::byte> bytes) {
+    hash_ = mix(hash_, bytes.size());
+    for (std::size_t i = 0; i < bytes.size(); i += 8) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, bytes.data() + i, std::min<std::size_t>(8, bytes.size() - i));
+      hash_ = mix(hash_, word);
+    }
+    return *this;
+  }
+  RunStateChecksum& add(std::string_view text) { return add(std::as_bytes(std::span(text.data(), text.size()))); }
+  std::string text() const { return std::to_string(hash_); }
+
+ private:
+  std::uint64_t hash_ = 0;
+};
+
+/// The state's file: `json` and the checksum are its metadata.
+inline std::string run_state_file(std::vector<TensorToWrite> tensors, const Json& json) {
+  std::string text = json_text(json);
+  RunStateChecksum checksum;
+  checksum.add(text);
+  std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  for (const TensorToWrite& tensor : tensors) checksum.add(tensor.name).add(tensor.bytes);
+  return safetensors_bytes(tensors, {{"checksum", checksum.text()}, {"fedlora_run_state", std::move(text)}});
+}
+
+/// The JSON in the metadata of a state's file, of this version, once the checksum has shown the file to be whole.
+struct RunStateJson {
+  std::string where;
+  Json json;
+
+  RunStateJson(const SafetensorsFile& file, const std::string& name) : where(name + ", fedlora_run_state") {
+    const auto text = file.metadata().find("fedlora_run_state"), sum = file.metadata().find("checksum");
+    if (text == file.metadata().end())
+      fail<FormatError>(name + ", metadata fedlora_run_state", "the state of a run", "none");
+    RunStateChecksum checksum;
+    checksum.add(text->second);
+    for (const auto& [tensor, view] : file.tensors()) checksum.add(tensor).add(view.bytes);
+    if (sum == file.metadata().end() || sum->second != checksum.text())
+      fail<FormatError>(name, "a state as it was written, with the checksum " + checksum.text(),
+                        sum == file.metadata().end() ? "none" : sum->second);
+    json = parse_json(bytes_of(text->second, where));
+    if (!json.is_object()) fail<FormatError>(where, "an object", json.type_name());
+    const auto version = json_get<int>(json, "version", where);
+    if (version != run_state_version)
+      fail<FormatError>(where + ", field version", std::to_string(run_state_version), std::to_string(version));
+  }
+
+  const Json& member(const char* field, bool (Json::*is)() const noexcept, const char* expected) const {
+    const auto found = json.find(field);
+    if (found == json.end() || !((*found).*is)())
+      fail<FormatError>(where + ", field " + field, expected, found == json.end() ? "nothing" : found->type_name());
+    return *found;
+  }
+};
 
 }  // namespace detail
 
@@ -92,7 +155,7 @@ std::string run_state_bytes(const RunState<T>& state) {
       {"clients", std::move(clients)},
       {"metrics", state.metrics},
       {"extra", state.extra}};
-  return safetensors_bytes(tensors, {{"fedlora_run_state", json_text(json)}});
+  return detail::run_state_file(std::move(tensors), json);
 }
 
 /// Writes the state atomically: after a kill at any instant the file holds the old state or the new one, whole.
@@ -106,31 +169,19 @@ template <class T>
 RunState<T> parse_run_state(const Bytes& bytes, const std::shared_ptr<const AdapterLayout>& layout) {
   const std::string& name = bytes.name;
   const SafetensorsFile file(bytes);
-  const auto text = file.metadata().find("fedlora_run_state");
-  if (text == file.metadata().end())
-    fail<FormatError>(name + ", metadata fedlora_run_state", "the state of a run", "none");
-  const std::string where = name + ", fedlora_run_state";
-  const Json json = parse_json(bytes_of(text->second, where));
-  if (!json.is_object()) fail<FormatError>(where, "an object", json.type_name());
-  const auto version = json_get<int>(json, "version", where);
-  if (version != detail::run_state_version)
-    fail<FormatError>(where + ", field version", std::to_string(detail::run_state_version), std::to_string(version));
-  const auto member = [&](const char* field, auto is, const char* expected) -> const Json& {
-    const auto found = json.find(field);
-    if (found == json.end() || !((*found).*is)())
-      fail<FormatError>(where + ", field " + field, expected, found == json.end() ? "nothing" : found->type_name());
-    return *found;
-  };
+  const detail::RunStateJson saved(file, name);
+  const Json& json = saved.json;
+  const std::string& where = saved.where;
 
   RunState<T> state;
-  state.config = member("config", &Json::is_object, "an object");
+  state.config = saved.member("config", &Json::is_object, "an object");
   state.seed = json_get<std::uint64_t>(json, "seed", where);
   state.round = detail::json_count(json, "round", where);
   state.ledger =
-      CommunicationLedger::from_json(member("ledger", &Json::is_array, "an array"), where + ", field ledger");
-  const Json& rows = member("metrics", &Json::is_array, "an array");
+      CommunicationLedger::from_json(saved.member("ledger", &Json::is_array, "an array"), where + ", field ledger");
+  const Json& rows = saved.member("metrics", &Json::is_array, "an array");
   state.metrics.assign(rows.begin(), rows.end());
-  state.extra = member("extra", &Json::is_object, "an object");
+  state.extra = saved.member("extra", &Json::is_object, "an object");
 
   std::set<std::string> used;
   const auto read = [&](const std::string& tensor) {
@@ -152,12 +203,12 @@ RunState<T> parse_run_state(const Bytes& bytes, const std::shared_ptr<const Adap
     fail<FormatError>(where + ", field adapters",
                       "at most the file's " + std::to_string(file.tensors().size()) + " tensors",
                       std::to_string(adapters));
-  if (adapters > 0 && member("layout", &Json::is_array, "an array") != detail::layout_json(*layout))
+  if (adapters > 0 && saved.member("layout", &Json::is_array, "an array") != detail::layout_json(*layout))
     fail<FormatError>(where + ", field layout", "the modules, shapes and scales of this model's adapter", "others");
   for (Index i = 0; i < adapters; ++i) state.adapters.emplace_back(layout, read("adapter." + std::to_string(i)));
 
   Index last_client = -1;
-  for (const Json& row : member("clients", &Json::is_array, "an array")) {
+  for (const Json& row : saved.member("clients", &Json::is_array, "an array")) {
     const std::string entry_where = where + ", field clients";
     if (!row.is_object()) fail<FormatError>(entry_where, "objects", row.type_name());
     const Index client = detail::json_count(row, "client", entry_where);
@@ -186,41 +237,51 @@ RunState<T> load_run_state(const std::filesystem::path& path, const std::shared_
   return parse_run_state<T>(map_file(path), layout);
 }
 
-/// The configuration a saved run was started with, read without knowing its model: to refuse a resume before loading
-/// anything.
-inline Json saved_config(const Bytes& bytes) {
+/// What a state says of its run without its model: to see what it was before anything is loaded.
+struct SavedRun {
+  Json config;  ///< the configuration the run was started with
+  Index round = 0;
+  Json extra;
+};
+
+/// \throws FormatError naming file and field for anything but the state of a run.
+inline SavedRun read_saved_run(const Bytes& bytes) {
   const SafetensorsFile file(bytes);
-  const auto text = file.metadata().find("fedlora_run_state");
-  if (text == file.metadata().end())
-    fail<FormatError>(bytes.name + ", metadata fedlora_run_state", "the state of a run", "none");
-  const Json json = parse_json(bytes_of(text->second, bytes.name + ", fedlora_run_state"));
-  if (!json.is_object() || !json.contains("config") || !json["config"].is_object())
-    fail<FormatError>(bytes.name + ", fedlora_run_state, field config", "an object", "something else");
-  return json["config"];
+  const detail::RunStateJson state(file, bytes.name);
+  return {state.member("config", &Json::is_object, "an object"), detail::json_count(state.json, "round", state.where),
+          state.member("extra", &Json::is_object, "an object")};
 }
 
-/// Compares two configurations field by field; nested fields are named "local.batch". A field in `may_differ` is passed
-/// over, with everything under it. \throws ConfigError naming the first field that differs, what the saved run has, and
-/// what came.
-inline void check_resumable(const Json& saved, const Json& config, const std::set<std::string>& may_differ,
-                            const std::string& prefix = "") {
+/// A field in which two configurations differ, and its values as JSON; "nothing" where one lacks it.
+struct ConfigDifference {
+  std::string field, saved, now;
+};
+
+/// Compares two configurations field by field; nested fields are named "local.batch". A field in `passed_over` is left
+/// out, with everything under it. A run that goes on under another configuration than it was started with ends with
+/// something that neither gives.
+inline std::vector<ConfigDifference> config_differences(const Json& saved, const Json& now,
+                                                        const std::set<std::string>& passed_over,
+                                                        const std::string& prefix = "") {
   const auto text = [](const Json* value) {
     return value == nullptr ? std::string("nothing") : json_text(*value);
   };
   std::set<std::string> fields;
   for (const auto& [field, value] : saved.items()) fields.insert(field);
-  for (const auto& [field, value] : config.items()) fields.insert(field);
+  for (const auto& [field, value] : now.items()) fields.insert(field);
+  std::vector<ConfigDifference> differences;
   for (const std::string& field : fields) {
     const std::string path = prefix.empty() ? field : prefix + "." + field;
-    if (may_differ.contains(path)) continue;
+    if (passed_over.contains(path)) continue;
     const Json* const before = saved.contains(field) ? &saved[field] : nullptr;
-    const Json* const now = config.contains(field) ? &config[field] : nullptr;
-    if (before != nullptr && now != nullptr && before->is_object() && now->is_object()) {
-      check_resumable(*before, *now, may_differ, path);
-    } else if (before == nullptr || now == nullptr || (*before != *now && text(before) != text(now))) {
-      fail<ConfigError>("resume, field " + path, text(before) + ", as the saved run has it", text(now));
+    const Json* const after = now.contains(field) ? &now[field] : nullptr;
+    if (before != nullptr && after != nullptr && before->is_object() && after->is_object()) {
+      for (auto& below : config_differences(*before, *after, passed_over, path)) differences.push_back(std::move(below));
+    } else if (before == nullptr || after == nullptr || (*before != *after && text(before) != text(after))) {
+      differences.push_back({path, text(before), text(after)});
     }
   }
+  return differences;
 }
 
 }  // namespace fedlora

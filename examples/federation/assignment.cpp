@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "federation/assignment.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "command_line.hpp"
+#include "federation/report.hpp"
+
+namespace fedlora::examples {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Options of one call, not of the run.
+const std::set<std::string> of_the_call = {"--help", "--version", "--out", "--resume", "--overwrite"};
+
+/// What was given, as it can be given again from any directory.
+std::vector<std::string> given_arguments(const CLI::App& app) {
+  static const std::set<std::string> paths = {"--train", "--test", "--adapter", "--export-plan"};
+  std::vector<std::string> arguments;
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_name();
+    if (option->count() == 0 || of_the_call.contains(name)) continue;
+    std::string value = option->results().back();
+    std::error_code error;
+    if (paths.contains(name) || (name == "--model" && fs::is_directory(value, error))) value = fs::absolute(value).string();
+    arguments.push_back(name);
+    arguments.push_back(std::move(value));
+  }
+  return arguments;
+}
+
+/// The arguments that some state in `directory` was saved with.
+std::vector<std::string> saved_arguments(const fs::path& directory) {
+  const EarlierRun run = earlier_run(directory);
+  for (const auto& [mode, state] : run.states)
+    if (state.extra.contains("arguments"))
+      return json_get<std::vector<std::string>>(state.extra, "arguments", directory.string() + ", state of " + mode);
+  return {};
+}
+
+Earlier earlier_of(const Options& options) {
+  return options.overwrite ? Earlier::overwrite : options.resume ? Earlier::resume : Earlier::refuse;
+}
+
+}  // namespace
+
+Assignment::Assignment(const Options& given)
+    : options(given), inputs(read_inputs(given)), out(given.out, earlier_of(given), inputs.config, inputs.measures.fields()) {
+  if (out.done() && !options.export_plan.empty())
+    fail<ConfigError>(options.out, "a directory without this run (--out), or --overwrite, to run it again for --export-plan",
+                      "this run, finished");
+}
+
+bool Assignment::done() const {
+  if (!out.done()) return false;
+  std::cout << "This run was done before: " << (out.path() / "summary.json").string()
+            << " holds what these options gave, and would give again.\n\n"
+            << result_table(*out.done(), inputs.measures)
+            << "\nTo run it again: --overwrite. To go on with more rounds: --resume --rounds N. Another run: --out DIR.\n";
+  return true;
+}
+
+std::optional<std::string> take_saved_options(CLI::App& app, int argc, char** argv, Options& options) {
+  const std::vector<std::string> given = given_arguments(app);
+  const bool none_given = given.empty() || (given.size() == 2 && given[0] == "--threads");
+  const std::vector<std::string> saved = options.resume ? saved_arguments(options.out) : std::vector<std::string>();
+  if (options.resume && none_given && !earlier_run(options.out).any())
+    fail<ConfigError>(options.out, "a directory with a run to go on with (--out)", "none; a new run is started without --resume");
+  std::string words;
+  if (!saved.empty()) {
+    std::vector<std::string> all = saved;
+    all.insert(all.end(), argv + 1, argv + argc);  // of two values of an option, the last counts
+    std::reverse(all.begin(), all.end());          // CLI11 wants them so
+    app.parse(all);
+  }
+  options.arguments = given_arguments(app);
+  if (saved.empty()) return std::nullopt;
+  for (const std::string& argument : options.arguments) words += " " + detail::printable(argument);
+  return "goes on with the options of the run in " + options.out + ":" + words;
+}
+
+}  // namespace fedlora::examples
