@@ -17,5 +17,5 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/package/fedloraConfigVer
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES "${PROJECT_BINARY_DIR}/package/fedloraConfig.cmake" "${PROJECT_BINARY_DIR}/package/fedloraConfigVersion.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/Findutf8proc.cmake" "${PROJECT_SOURCE_DIR}/cmake/FindoneDNN.cmake"
-  "${PROJECT_SOURCE_DIR}/cmake/CudaComponent.cmake"
+  "${PROJECT_SOURCE_DIR}/cmake/CudaComponent.cmake" "${PROJECT_SOURCE_DIR}/cmake/BuildType.cmake"
   DESTINATION "${fedlora_package_dir}")
