@@ -111,13 +111,6 @@ inline CLI::Option* declare_header(CLI::App& app, std::string& header) {
       ->capture_default_str();
 }
 
-inline std::optional<Pooling> pooling_of(const std::string& name) {
-  if (name == "cls") return Pooling::first_token;
-  if (name == "last") return Pooling::last_token;
-  if (name == "mean") return Pooling::mean;
-  return std::nullopt;
-}
-
 /// What every program's options have in common; before the first is added. An option given twice has its last value, so
 /// that a script can put its own after a person's.
 inline void set_conventions(CLI::App& app) {

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // fedlora-merge: a base and an adapter in, a checkpoint that transformers loads out.
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
+#include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "command_line.hpp"
 #include "fedlora/backend/cpu.hpp"
 #include "fedlora/hf/merged_checkpoint.hpp"
 #include "fedlora/hf/peft.hpp"
 #include "fedlora/hf/pretrained.hpp"
+#include "fedlora/hf/task.hpp"
 #include "fedlora/lora/classifier.hpp"
 #include "fedlora/lora/language_model.hpp"
 
@@ -19,24 +24,15 @@ using namespace fedlora::examples;
 
 /// The adapter's layout over this base, as the model that it was trained in has it.
 template <class Arch, class B>
-std::shared_ptr<const AdapterLayout> layout_of(const Pretrained<Arch, B>& base, const PeftConfig& adapter,
-                                               const std::string& config_file) {
-  if (!adapter.task)
-    fail<ConfigError>(config_file + ", field task_type", "SEQ_CLS or CAUSAL_LM, to know the class to write", "null");
-  if (*adapter.task == TaskType::causal_lm) {
-    if constexpr (Arch::causal)
-      return LanguageModel<Arch, B>(base, {}, adapter.lora).layout();
-    else
-      fail<ConfigError>(config_file + ", field task_type", "SEQ_CLS over " + std::string(Arch::model_type), "CAUSAL_LM");
-  }
-  std::vector<std::string> labels = adapter.id2label;
-  if (labels.empty() && adapter.num_labels) {
-    const std::vector<std::string>& named = base.config().id2label;
-    if (static_cast<Index>(named.size()) == *adapter.num_labels) labels = named;
-    for (auto i = static_cast<Index>(labels.size()); i < *adapter.num_labels; ++i)
-      labels.push_back("LABEL_" + std::to_string(i));
-  }
-  return SequenceClassifier<Arch, B>(base, {.labels = labels}, adapter.lora).layout();
+std::shared_ptr<const AdapterLayout> layout_of(const Pretrained<Arch, B>& base, const PeftConfig& adapter, TaskType task) {
+  const Index max_tokens = std::min(adapter.context.max_tokens, base.config().max_positions);
+  if constexpr (Arch::causal)
+    if (task == TaskType::causal_lm) return LanguageModel<Arch, B>(base, {.max_tokens = max_tokens}, adapter.lora).layout();
+  const ClassifierOptions options{.labels = adapter_labels(adapter, base.config().id2label),
+                                  .pooling = adapter.context.pooling,
+                                  .max_tokens = max_tokens,
+                                  .problem_type = adapter.context.problem_type};
+  return SequenceClassifier<Arch, B>(base, options, adapter.lora).layout();
 }
 
 }  // namespace
@@ -53,8 +49,16 @@ int main(int argc, char** argv) {
     const FileSet files = model_files(model), adapter_files = FileSet::directory(adapter);
     const PeftConfig config = read_peft_config(adapter_files);
     with_pretrained(CpuBackend<float>(), files, [&]<class Arch, class B>(const Pretrained<Arch, B>& base) {
-      const auto layout = layout_of(base, config, adapter_files.path_of("adapter_config.json"));
-      save_merged<Arch>(files, load_peft<double>(adapter_files, layout), out);
+      const auto layout = layout_of(base, config, task_of(base.config(), files, Arch::causal, config, adapter));
+      std::vector<std::string> notes;
+      save_merged<Arch>(files, load_peft<double>(adapter_files, layout, &notes), out);
+      const std::optional<Pooling> pooling = layout->context.pooling;
+      if (pooling && *pooling != Arch::pooling)
+        notes.push_back("warning: the adapter was trained with pooling " + std::string(pooling_name(*pooling)) +
+                        ". fedlora-predict reads that from the metadata of " + out +
+                        "/model.safetensors; transformers has no field for it, and would pool as " +
+                        std::string(Arch::class_stem) + "ForSequenceClassification does, with other results");
+      for (const std::string& note : notes) std::cerr << (note.starts_with("warning: ") ? "" : "note: ") << note << '\n';
       std::cout << "merged " << layout->sites.size() << " modules of " << model << " with " << adapter
                 << " and wrote " << layout->saved.size() << " tensors of its head; the checkpoint is in " << out << '\n';
     });

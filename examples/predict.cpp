@@ -45,6 +45,19 @@ Table read_texts(const std::string& file, const TableColumns& columns) {
   return table;
 }
 
+/// Calls the table's labels by the names of the head's rows (data/labels.hpp), and says so where names alone did not tell.
+/// \throws FormatError naming the line of a label that has no row.
+void name_labels(Table& table, const std::vector<std::string>& head) {
+  const std::vector<std::string> labels = table.label_names();
+  if (labels.empty()) return;
+  LabelMatch match = match_labels(head, labels);
+  if (!match && table.label_sets.empty()) table.label_ids(head);
+  if (!match) table.label_set_ids(head);
+  if (match.rule != LabelRule::name) std::cerr << "note: labels of " << table.source << ": " << label_rows_text(match, head, labels) << '\n';
+  match.names = head;
+  table.name_labels(labels, match);
+}
+
 std::string confusion_table(const Evaluation& evaluation, const std::vector<std::string>& labels) {
   std::vector<std::string> header = {"true \\ predicted"};
   header.insert(header.end(), labels.begin(), labels.end());
@@ -94,12 +107,11 @@ int main(int argc, char** argv) {
                  "End with measures; of numbers or labels in columns of their own several, comma between");
   declare(app, options.problem, "Options");
   app.footer(metrics_help);
-  app.add_option("--max-tokens", options.max_tokens, "Longer texts are cut; 0: at the model's own limit")
-      ->check(whole_between(0, 1'000'000'000))
-      ->capture_default_str();
-  app.add_option("--pooling", options.pooling, "Row that stands for a text")
-      ->check(CLI::IsMember({"family", "cls", "last", "mean"}))
-      ->capture_default_str();
+  app.add_option("--max-tokens", options.max_tokens,
+                 "Longer texts are cut; 0: at the model's own limit [where the adapter's texts were, else the same]")
+      ->check(whole_between(0, 1'000'000'000));
+  app.add_option("--pooling", options.pooling, "Row that stands for a text [the adapter's, else the family's own]")
+      ->check(CLI::IsMember({"family", "cls", "last", "mean"}));
   app.add_option("--threads", options.threads, "0: one per processor; " + cuda_threads_help)
       ->check(whole_between(0, 4096))
       ->capture_default_str();
@@ -119,8 +131,10 @@ int main(int argc, char** argv) {
     if (!labelled && !options.problem.metric.empty()) fail<UsageError>("--metric", "--label-column with it", "none");
     if (!predictor.labels.empty()) set_label_columns(predictor.problem_type, label_column, options.problem, columns);
     const Measures measures(predictor.problem_type, options.problem, predictor.labels);
-    const Table table = read_texts(file, columns);
+    Table table = read_texts(file, columns);
     Evaluation evaluation;
+    for (const std::string& note : predictor.notes) std::cerr << "note: " << note << '\n';
+    if (labelled && predictor.problem_type != ProblemType::regression) name_labels(table, predictor.labels);
     for (const Json& line : predictor.predict(table, labelled ? &evaluation : nullptr)) std::cout << line.dump() << '\n';
     if (labelled) {
       Json last = {{"examples", evaluation.examples}, {"labels", predictor.labels}};

@@ -8,6 +8,8 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -68,7 +70,8 @@ class Experiment {
 
  private:
   ClassifierOptions classifier_options() const {
-    return {inputs_.labels, pooling_of(options_.pooling), options_.max_tokens, options_.base_dropout, inputs_.problem_type};
+    const std::optional<Pooling> pooling = options_.pooling == "family" ? Arch::pooling : inputs_.pooling;
+    return {inputs_.labels, pooling, inputs_.max_tokens, options_.base_dropout, inputs_.problem_type};
   }
 
   static LoraConfig head_only(LoraConfig lora) {
@@ -99,9 +102,12 @@ class Experiment {
     run.clients = make_clients(*run.model, train_, federated || local ? inputs_.partition : everything,
                                AdamW{.lr = head ? options_.head_lr : options_.lr, .weight_decay = options_.weight_decay});
 
+    std::vector<std::string> notes;
     const Adapter<T> initial = !options_.adapter.empty() && !head
-                                   ? load_peft<T>(std::filesystem::path(options_.adapter), run.model->layout())
+                                   ? load_peft<T>(std::filesystem::path(options_.adapter), run.model->layout(), &notes)
                                    : run.model->initial_adapter(options_.seed);
+    for (const std::string& note : notes)
+      if (told_.insert(note).second) console_.note("note: " + note);
     run.state.config = inputs_.config;
     run.state.seed = options_.seed;
     run.state.adapters.assign(local ? run.clients.size() : 1, initial);
@@ -179,6 +185,10 @@ class Experiment {
         adapters += directory->filename().string() + "/, ";
       }
     }
+    if (!adapters.empty() && model_.pooling() != Arch::pooling)
+      console_.note("note: pooling " + std::string(pooling_name(model_.pooling())) +
+                    " is kept in the metadata of the adapter's file, where fedlora-predict and fedlora-merge read it; PEFT "
+                    "has no field for it, and pools as the family does");
     out_.write_summary(summary);
     console_.print("\n" + result_table(summary, inputs_.measures) + "\n" + decimals(seconds, 1) + " seconds in all" +
                    (runs_.size() > 1 ? "; the runs share the threads, so theirs overlap" : "") + ". Written to " +
@@ -195,6 +205,7 @@ class Experiment {
   std::shared_ptr<const Dataset> train_;
   Dataset test_;
   std::list<Run<Model>> runs_;
+  std::set<std::string> told_;  ///< notes that were printed
 };
 
 template <class Arch, class B>

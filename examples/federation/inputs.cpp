@@ -32,51 +32,86 @@ std::string digest_of(const Checkpoint& checkpoint) {
   return digest.hex();
 }
 
-/// The label names: the training file's, or in the adapter's order where its head was trained on the same ones.
-std::vector<std::string> label_names(const Table& train, const std::optional<PeftConfig>& adapter,
-                                     const Options& options) {
-  std::vector<std::string> names = train.label_names();
-  if (!adapter || !adapter->num_labels) return names;
-  const std::string where = train.source + ", column " + options.label_column;
-  if (static_cast<Index>(names.size()) > *adapter->num_labels)
-    fail<ConfigError>(where,
-                      "at most the " + std::to_string(*adapter->num_labels) + " labels of the head in " + options.adapter,
-                      std::to_string(names.size()));
-  if (!adapter->id2label.empty()) return adapter->id2label;
-  if (static_cast<Index>(names.size()) < *adapter->num_labels)
-    fail<ConfigError>(where, "the " + std::to_string(*adapter->num_labels) + " labels of the head in " + options.adapter,
-                      std::to_string(names.size()));
-  return names;
+/// The names of the rows of the head that training starts from: the adapter's, else the checkpoint's. Empty: a new head.
+std::vector<std::string> head_labels(const std::optional<PeftConfig>& adapter, const FileSet& model,
+                                     const Checkpoint& checkpoint) {
+  const Json config = parse_json(model.require("config.json"));
+  const std::vector<std::string> named = detail::read_id2label(config, model.path_of("config.json"));
+  if (adapter && adapter->num_labels) return adapter_labels(*adapter, named);
+  for (const char* weight : {"classifier.out_proj.weight", "classifier.weight", "score.weight"})
+    if (const TensorView* tensor = checkpoint.find(weight); tensor != nullptr && tensor->shape.size() == 2 && tensor->size() > 0)
+      return row_names(named, tensor->shape[0]);
+  return {};
 }
 
-/// The problem type asked for, else config.json's, else one label of several.
-ProblemType problem_type(const Options& options) {
+/// Which label is which row of that head (data/labels.hpp), and the tables' labels called by the rows' names; without one,
+/// or where it is for other labels, those of the training file. \throws ConfigError when an adapter's is for others.
+void name_labels(Inputs& inputs, const std::vector<std::string>& head, const std::optional<PeftConfig>& adapter,
+                 const Options& options) {
+  const std::vector<std::string> trained = inputs.train.label_names(), tested = inputs.test.label_names();
+  inputs.labels = trained;
+  if (head.empty()) return;
+  std::set<std::string, LabelOrder> both(trained.begin(), trained.end());
+  both.insert(tested.begin(), tested.end());
+  std::vector<std::string> labels(both.begin(), both.end());
+  LabelMatch match = match_labels(head, labels);
+  if (!match) match = match_labels(head, labels = trained);  // a label that only the test has is an error of its own
+  const bool adapted = adapter && adapter->num_labels;
+  if (!match && adapted && adapter->id2label.empty())  // the names may be those of another head
+    match = match_labels(row_names({}, *adapter->num_labels), labels);
+  if (!match) {
+    if (adapted)
+      fail<ConfigError>(inputs.train.source + ", column " + options.label_column,
+                        "labels of the head in " + options.adapter + ": " + detail::quoted_list(head),
+                        detail::quoted_list(trained));
+    return;  // the model says that its head is a new one
+  }
+  if (match.rule == LabelRule::order && !adapted) return;  // the model says which became which
+  if (match.rule != LabelRule::name || (adapted && adapter->id2label.empty()))
+    inputs.notes.push_back("labels and rows of the head in " + (adapted ? options.adapter : options.model) + ": " +
+                           label_rows_text(match, head, labels));
+  if (adapted && !adapter->id2label.empty()) match.names = head;
+  inputs.train.name_labels(labels, match);
+  inputs.test.name_labels(labels, match);
+  inputs.labels = match.names;
+  std::vector<std::string> absent;
+  const std::vector<std::string> present = inputs.train.label_names();
+  for (const std::string& name : inputs.labels)
+    if (std::find(present.begin(), present.end(), name) == present.end()) absent.push_back(name);
+  if (!absent.empty())
+    inputs.notes.push_back("labels of the head without an example for training: " + detail::quoted_list(absent));
+}
+
+/// The problem type asked for, else the adapter's, else config.json's, else one label of several.
+ProblemType problem_type(const Options& options, const std::optional<PeftConfig>& adapter) {
   if (!options.problem.type.empty()) return *problem_type_option(options.problem.type);
+  if (adapter && adapter->context.problem_type) return *adapter->context.problem_type;
   const FileSet files = model_files(options.model);
   const std::string where = files.path_of("config.json");
   const auto name = json_get_or<std::string>(parse_json(files.require("config.json")), "problem_type", where, "");
   return problem_type_of(name).value_or(ProblemType::single_label);
 }
 
-/// The names of a head's rows. Numbers are LABEL_0, LABEL_1, … as transformers calls them.
-std::vector<std::string> row_names_of(const Inputs& inputs, const std::optional<PeftConfig>& adapter,
-                                      const Options& options) {
+/// The names of a head's rows, `head` those of the one that is there. Numbers are LABEL_0, LABEL_1, … as transformers calls
+/// them.
+void set_labels(Inputs& inputs, const std::vector<std::string>& head, const std::optional<PeftConfig>& adapter,
+                const Options& options) {
   const std::string where = inputs.train.source + ", column " + options.label_column;
   if (inputs.problem_type == ProblemType::regression) {
     const auto outputs = static_cast<Index>(comma_separated(options.label_column).size());
     if (adapter && adapter->num_labels.value_or(outputs) != outputs)
       fail<ConfigError>(where, "the " + std::to_string(*adapter->num_labels) + " numbers of the head in " + options.adapter,
                         std::to_string(outputs));
-    return row_names({}, outputs);
+    inputs.labels = row_names({}, outputs);
+    return;
   }
-  std::vector<std::string> names = label_names(inputs.train, adapter, options);
-  if (names.size() < (inputs.problem_type == ProblemType::single_label ? 2 : 1))
+  name_labels(inputs, head, adapter, options);
+  if (inputs.labels.size() < (inputs.problem_type == ProblemType::single_label ? 2 : 1))
     fail<ConfigError>(where,
                       inputs.problem_type == ProblemType::single_label
                           ? "at least two labels (with a single one every answer is right, and nothing is learned)"
                           : "at least one label",
-                      names.empty() ? "none" : "only " + detail::in_quotes(names[0]));
-  return names;
+                      inputs.labels.empty() ? "none" : "only " + detail::in_quotes(inputs.labels[0]));
 }
 
 /// What label skew goes by: labels; the quantiles of the (first) number; of a set the rarest label.
@@ -133,7 +168,13 @@ LoraConfig lora_config(const Options& options, const std::optional<PeftConfig>& 
 
 Inputs read_inputs(const Options& options) {
   Inputs inputs;
-  inputs.problem_type = problem_type(options);
+  std::optional<PeftConfig> adapter;
+  if (!options.adapter.empty()) {
+    adapter = read_peft_config(std::filesystem::path(options.adapter));
+    if (adapter->task.value_or(TaskType::sequence_classification) != TaskType::sequence_classification)
+      fail<ConfigError>(options.adapter + "/adapter_config.json, field task_type", "SEQ_CLS", "CAUSAL_LM");
+  }
+  inputs.problem_type = problem_type(options, adapter);
   const auto read = [&](const std::string& path, const std::string& id) {
     TableColumns columns{.text = options.text_columns(),
                          .text_pair = options.text_pair_column,
@@ -151,15 +192,14 @@ Inputs read_inputs(const Options& options) {
   const std::string natural = options.natural_column();
   inputs.train = read(options.train, natural);
   inputs.test = read(options.test, {});
-  std::optional<PeftConfig> adapter;
-  if (!options.adapter.empty()) {
-    adapter = read_peft_config(std::filesystem::path(options.adapter));
-    if (adapter->task.value_or(TaskType::sequence_classification) != TaskType::sequence_classification)
-      fail<ConfigError>(options.adapter + "/adapter_config.json, field task_type", "SEQ_CLS", "CAUSAL_LM");
-  }
-  inputs.labels = row_names_of(inputs, adapter, options);
+  const FileSet model = model_files(options.model);
+  const Checkpoint checkpoint(model);
+  set_labels(inputs, head_labels(adapter, model, checkpoint), adapter, options);
   refuse_exchanged_columns(inputs, options);
   inputs.measures = Measures(inputs.problem_type, options.problem, inputs.labels);
+  inputs.pooling = pooling_named(options.pooling);
+  if (adapter && options.pooling.empty()) inputs.pooling = adapter->context.pooling;
+  inputs.max_tokens = options.max_tokens.value_or(adapter ? adapter->context.max_tokens : 0);
   inputs.lora = lora_config(options, adapter);
 
   set_groups(inputs);
@@ -181,6 +221,8 @@ Inputs read_inputs(const Options& options) {
   config["clients"] = inputs.partition.size();
   config["problem_type"] = problem_type_name(inputs.problem_type);
   config["labels"] = inputs.labels;
+  config["pooling"] = inputs.pooling ? Json(pooling_name(*inputs.pooling)) : Json("family");
+  config["max_tokens"] = inputs.max_tokens;
   config["rank"] = inputs.lora.rank;
   config["alpha"] = inputs.lora.alpha;
   config["dropout"] = inputs.lora.dropout;
@@ -188,7 +230,7 @@ Inputs read_inputs(const Options& options) {
     config["targets"] = nullptr;
     config["adapter_sha256"] = Sha256().add(map_file(options.adapter + "/adapter_model.safetensors").data).hex();
   }
-  config["model_sha256"] = digest_of(Checkpoint(model_files(options.model)));
+  config["model_sha256"] = digest_of(checkpoint);
   config["train_sha256"] = Sha256().add(table_file(options.train).data).hex();
   config["test_sha256"] = Sha256().add(table_file(options.test).data).hex();
   return inputs;

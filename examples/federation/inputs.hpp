@@ -2,6 +2,7 @@
 // What does not depend on the model's family: the tables, their labels, and who gets which examples.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,10 @@ namespace fedlora::examples {
 struct Inputs {
   ProblemType problem_type = ProblemType::single_label;
   Table train, test;
-  std::vector<std::string> labels;
+  std::vector<std::string> labels;  ///< of the head's rows; the tables call theirs so too
+  std::optional<Pooling> pooling;   ///< the person's, else the adapter's; absent: the family's own
+  Index max_tokens = 0;             ///< the same; 0: the model's own limit
+  std::vector<std::string> notes;   ///< what a person should be told
   Measures measures;
   /// What label skew goes by, and what the table of clients counts: labels, or what stands for them.
   std::vector<std::int32_t> groups;

@@ -54,9 +54,9 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--targets", o.targets, "Modules to adapt: names, comma between, all-linear, or regex:PATTERN")
       ->capture_default_str()
       ->group("Model");
-  app.add_option("--pooling", o.pooling, "Row that stands for a text: the family's own, cls, last, or the mean of all")
+  app.add_option("--pooling", o.pooling,
+                 "Row that stands for a text: the family's own, cls, last, or the mean of all [the adapter's, else family]")
       ->check(CLI::IsMember({"family", "cls", "last", "mean"}))
-      ->capture_default_str()
       ->group("Model");
   declare(app, o.device, "Model");
 
@@ -69,9 +69,9 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--label-column", o.label_column, "Labels are any strings; several columns of numbers, or of 0 and 1 for a label each, comma between [label]")
       ->group("Data");
   declare(app, o.problem, "Data");
-  app.add_option("--max-tokens", o.max_tokens, "Longer texts are cut; 0: at the model's own limit")
+  app.add_option("--max-tokens", o.max_tokens,
+                 "Longer texts are cut; 0: at the model's own limit [where the adapter's texts were, else 0]")
       ->check(whole_between(0, 1'000'000'000))
-      ->capture_default_str()
       ->group("Data");
 
   app.add_option("--clients", o.clients, "Number of clients")->check(whole_between(1, 100'000'000))->capture_default_str()->group("Federation");
@@ -224,8 +224,6 @@ Json config_of(const Options& o) {
           {"dropout", o.dropout.value_or(0)},
           {"base_dropout", or_null(o.base_dropout)},
           {"targets", o.targets},
-          {"pooling", o.pooling},
-          {"max_tokens", o.max_tokens},
           {"method", o.method},
           {"mu", o.mu},
           {"seed", o.seed},

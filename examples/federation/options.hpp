@@ -38,8 +38,8 @@ struct Options {
   double alpha = 16;
   std::optional<double> dropout, base_dropout;
   std::string targets = "all-linear";
-  std::string pooling = "family";
-  Index max_tokens = 0;
+  std::string pooling;              ///< empty: the adapter's, else the family's
+  std::optional<Index> max_tokens;  ///< absent: the adapter's, else the model's own limit
   std::string method = "fedavg";
   double mu = 0;
   std::uint64_t seed = 1;

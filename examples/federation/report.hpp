@@ -126,6 +126,7 @@ std::string introduction(const std::string& machine, const Options& options, con
     text += "starts from the adapter " + options.adapter + " (rank " + std::to_string(inputs.lora.rank) + ", alpha " +
             Json(inputs.lora.alpha).dump() + ", its own head)\n";
   for (const std::string& note : table_notes(inputs.train, inputs.test)) text += "note: " + note + "\n";
+  for (const std::string& note : inputs.notes) text += "note: " + note + "\n";
   text += "data: " + std::to_string(inputs.train.size()) + " examples for training (" + inputs.train.source + "), " +
           std::to_string(inputs.test.size()) + " for testing, " + answer_line(inputs) + "\n" +
           length_line(train, model.max_tokens());

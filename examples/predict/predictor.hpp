@@ -20,34 +20,19 @@ struct PredictorOptions {
   std::string model, adapter;
   std::optional<PeftConfig> adapter_config;  ///< read from `adapter`, when that is not empty
   ProblemOptions problem;
-  std::string pooling = "family";
-  Index max_tokens = 0;
+  std::string pooling;              ///< empty: the adapter's, else the family's
+  std::optional<Index> max_tokens;  ///< absent: the adapter's, else the model's own limit
   Device device;
   int threads = 0;
 };
 
 struct Predictor {
-  std::vector<std::string> labels;  ///< empty for a language model
+  std::vector<std::string> labels;  ///< of the head's rows; empty for a language model
   ProblemType problem_type = ProblemType::single_label;
+  std::vector<std::string> notes;  ///< what a person should be told
   /// A JSON object per text; with `evaluation`, for a table with labels, also how good they are.
   std::function<std::vector<Json>(const Table&, Evaluation* evaluation)> predict;
 };
-
-/// What the model is for: the adapter's task_type says so, else config.json's architectures.
-/// \throws ConfigError when neither does.
-inline TaskType task_of(const PredictorOptions& options, const ModelConfig& config) {
-  if (options.adapter_config && options.adapter_config->task) return *options.adapter_config->task;
-  for (const std::string& name : config.architectures) {
-    if (name.ends_with("ForSequenceClassification")) return TaskType::sequence_classification;
-    if (name.ends_with("ForCausalLM")) return TaskType::causal_lm;
-  }
-  std::string names;
-  for (const std::string& name : config.architectures) names += (names.empty() ? "" : ", ") + name;
-  fail<ConfigError>(options.model + "/config.json, field architectures",
-                    "a class that ends in ForSequenceClassification or ForCausalLM, or an adapter whose task_type says "
-                    "what to predict",
-                    names.empty() ? "none" : names);
-}
 
 /// \throws ConfigError when the model cannot do what it is for: no head, no output layer.
 template <class Arch, class B>

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "command_line.hpp"
+#include "fedlora/hf/task.hpp"
 #include "fedlora/lora/classifier.hpp"
 #include "fedlora/lora/language_model.hpp"
 #include "predict/predictor.hpp"
@@ -27,22 +28,19 @@ inline void check_finite(double value, const Table& table, Index example) {
                           std::to_string(value));
 }
 
-/// The label names: the adapter's, else config.json's, else LABEL_0, … as transformers has them.
-template <class Base>
-std::vector<std::string> predicted_labels(const Base& base, const PredictorOptions& options) {
-  std::optional<Index> count;
-  if (options.adapter_config) {
-    if (!options.adapter_config->id2label.empty()) return options.adapter_config->id2label;
-    count = options.adapter_config->num_labels;
-  }
-  for (const auto& [name, tensor] : base.head)
-    if (!count && (name == "classifier.weight" || name == "classifier.out_proj.weight" || name == "score.weight"))
-      count = tensor.rows;
-  const std::vector<std::string>& named = base.config().id2label;
-  if (!named.empty() && (!count || *count == static_cast<Index>(named.size()))) return named;
-  std::vector<std::string> labels;
-  for (Index i = 0; i < count.value_or(2); ++i) labels.push_back("LABEL_" + std::to_string(i));
-  return labels;
+/// Where texts are cut: where the person says, else where the adapter's were, as far as the base has positions.
+inline Index longest_text(const PredictorOptions& options, const ModelConfig& config) {
+  const Index adapted = options.adapter_config ? options.adapter_config->context.max_tokens : 0;
+  return options.max_tokens.value_or(std::min(adapted, config.max_positions));
+}
+
+/// The adapter over the model, with what a person should be told; without one, the model's own head.
+template <class Model>
+auto adapter_for(const Model& model, const PredictorOptions& options, std::vector<std::string>& notes) {
+  using T = typename Model::Scalar;
+  return std::make_shared<const Adapter<T>>(
+      options.adapter.empty() ? model.initial_adapter(0)
+                              : load_peft<T>(std::filesystem::path(options.adapter), model.layout(), &notes));
 }
 
 /// What a head's outputs for one text say: the label with the largest, the number (several: all of them), or the labels
@@ -70,14 +68,19 @@ template <class Arch, class B>
 Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& options, LoraConfig lora) {
   using Model = SequenceClassifier<Arch, B>;
   using T = typename Model::Scalar;
-  ClassifierOptions classifier{predicted_labels(base, options), pooling_of(options.pooling), options.max_tokens, 0.0, {}};
+  ClassifierOptions classifier{.max_tokens = longest_text(options, base.config()), .base_dropout = 0.0};
+  if (options.adapter_config) {
+    classifier.labels = adapter_labels(*options.adapter_config, base.config().id2label);
+    classifier.pooling = options.adapter_config->context.pooling;
+    classifier.problem_type = options.adapter_config->context.problem_type;
+  }
+  if (!options.pooling.empty()) classifier.pooling = pooling_named(options.pooling).value_or(Arch::pooling);
   if (!options.problem.type.empty()) classifier.problem_type = problem_type_option(options.problem.type);
   const auto model = std::make_shared<const Model>(std::move(base), std::move(classifier), lora);
   if (options.adapter.empty() && !model->notes().empty())
     fail<ConfigError>(options.model, "a checkpoint with a classification head, or an adapter", model->notes().front());
-  const auto adapter = std::make_shared<const Adapter<T>>(
-      options.adapter.empty() ? model->initial_adapter(0)
-                              : load_peft<T>(std::filesystem::path(options.adapter), model->layout()));
+  std::vector<std::string> notes;
+  const auto adapter = adapter_for(*model, options, notes);
   const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation* evaluation) {
     const Dataset data = model->encode(table, threads);
     const std::vector<T> logits = model->logits(*adapter, data, threads);
@@ -91,7 +94,7 @@ Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& opti
     if (evaluation != nullptr) *evaluation = model->evaluate(*adapter, data, threads);
     return lines;
   };
-  return {model->labels(), model->problem_type(), predict};
+  return {model->labels(), model->problem_type(), std::move(notes), predict};
 }
 
 template <class Arch, class B>
@@ -100,11 +103,10 @@ Predictor make_language_model(Pretrained<Arch, B> base, const PredictorOptions& 
     fail<ConfigError>(options.model, "a causal model for next-token prediction", std::string(Arch::model_type));
   } else {
     using Model = LanguageModel<Arch, B>;
-    using T = typename Model::Scalar;
-    const auto model = std::make_shared<const Model>(std::move(base), LanguageModelOptions{options.max_tokens, 0.0}, lora);
-    const auto adapter = std::make_shared<const Adapter<T>>(
-        options.adapter.empty() ? model->initial_adapter(0)
-                                : load_peft<T>(std::filesystem::path(options.adapter), model->layout()));
+    const Index max_tokens = longest_text(options, base.config());
+    const auto model = std::make_shared<const Model>(std::move(base), LanguageModelOptions{max_tokens, 0.0}, lora);
+    std::vector<std::string> notes;
+    const auto adapter = adapter_for(*model, options, notes);
     const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation*) {
       std::vector<Json> lines;
       for (const auto& loss : model->losses(*adapter, model->encode(table, threads), threads)) {
@@ -114,7 +116,7 @@ Predictor make_language_model(Pretrained<Arch, B> base, const PredictorOptions& 
       }
       return lines;
     };
-    return {{}, {}, predict};
+    return {{}, {}, std::move(notes), predict};
   }
 }
 
@@ -125,7 +127,8 @@ Predictor make_predictor(Pretrained<Arch, B> base, const PredictorOptions& optio
     lora = options.adapter_config->lora;
   else
     lora.head_only = true;
-  if (task_of(options, base.config()) == TaskType::causal_lm)
+  if (task_of(base.config(), model_files(options.model), Arch::causal, options.adapter_config, options.adapter) ==
+      TaskType::causal_lm)
     return make_language_model(std::move(base), options, std::move(lora));
   return make_classifier(std::move(base), options, std::move(lora));
 }

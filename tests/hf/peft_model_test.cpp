@@ -1,22 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// Adapter directories that peft wrote, over the checkpoints they were made for: the same logits as transformers and
+// Adapter directories that peft wrote, over the checkpoints they were made for: the same answers as transformers and
 // peft, and directories that say the same when this library has written them.
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "fedlora/backend/cpu.hpp"
 #include "fedlora/hf/peft.hpp"
 #include "fedlora/hf/pretrained.hpp"
+#include "fedlora/hf/task.hpp"
 #include "fedlora/lora/classifier.hpp"
+#include "fedlora/lora/language_model.hpp"
 #include "lora/golden.hpp"
 #include "support.hpp"
 
 using namespace fedlora;
 using tests::Golden;
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -56,9 +61,60 @@ void check_family(const std::string& family) {
   CHECK(after.size() == before.size());
 }
 
+/// What the base with the adapter answers to the family's inputs: logits, or the mean loss of every row of a language
+/// model that predicts something. The task is told as the programs tell it.
+template <class Base>
+std::vector<double> answers(const Base& base, const FileSet& files, const fs::path& adapter, const Dataset& data,
+                            std::vector<std::string>& notes) {
+  using Arch = typename std::remove_cvref_t<decltype(*base.transformer)>::Arch;
+  using B = CpuBackend<double, EigenGemm>;
+  const PeftConfig config = read_peft_config(adapter);
+  const TaskType task = task_of(base.config(), files, Arch::causal, config, adapter.string());
+  std::vector<double> result;
+  if (task == TaskType::sequence_classification) {
+    const SequenceClassifier<Arch, B> model(base, {.labels = adapter_labels(config, {}), .base_dropout = 0.0},
+                                            config.lora);
+    return model.logits(load_peft<double>(adapter, model.layout(), &notes), data, 1);
+  }
+  if constexpr (Arch::causal) {
+    const LanguageModel<Arch, B> model(base, {.base_dropout = 0.0}, config.lora);
+    for (const auto& loss : model.losses(load_peft<double>(adapter, model.layout(), &notes), data, 1))
+      if (loss.tokens > 0) result.push_back(loss.nll / static_cast<double>(loss.tokens));
+  }
+  return result;
+}
+
 }  // namespace
 
 TEST_CASE("an adapter for BERT is peft's") { check_family<Bert, double>("bert"); }
 TEST_CASE("an adapter for DistilBERT is peft's") { check_family<DistilBert, double>("distilbert"); }
 TEST_CASE("an adapter for RoBERTa is peft's") { check_family<Roberta, double>("roberta"); }
 TEST_CASE("an adapter for Llama is peft's") { check_family<Llama, double>("llama"); }
+
+TEST_CASE("adapters whose configuration says it in other ways answer what peft answers") {
+  const fs::path directory = fs::path(FEDLORA_TEST_DIR) / "golden" / "adapters";
+  const Json cases = parse_json(map_file(directory / "cases.json"));
+  REQUIRE(cases.size() == 21);
+  for (const auto& entry : cases.items()) {
+    const std::string name = entry.key();
+    const Json& expected = entry.value();
+    CAPTURE(name);
+    const Golden golden(expected["family"].get<std::string>());
+    const FileSet files =
+        FileSet::directory(fs::path(FEDLORA_TEST_DIR) / "golden" / expected["base"].get<std::string>());
+    std::vector<std::string> notes;
+    const std::vector<double> got = with_pretrained(CpuBackend<double, EigenGemm>{}, files, [&](const auto& base) {
+      return answers(base, files, directory / name, golden.dataset(), notes);
+    });
+    std::vector<double> wanted;
+    for (const Json& row : expected["answer"])
+      for (const Json& value : row.is_array() ? row : Json::array({row})) wanted.push_back(value.get<double>());
+    REQUIRE(got.size() == wanted.size());
+    CHECK(tests::relative_error(got, wanted) <= 1e-12);
+
+    PeftConfig config = read_peft_config(directory / name);
+    CHECK(config.notes.size() == (name == "fan_in_fan_out" || name == "written_by_peft_0_2" ? 1 : 0));
+    CHECK(notes.size() == config.notes.size() + (name.starts_with("embeddings_") ? 1 : 0) +
+                              (config.num_labels ? 1 : 0));  // whose labels have no names
+  }
+}

@@ -222,7 +222,7 @@ TEST_CASE("a head comes from the checkpoint where it fits, and from the seed whe
   for (int i = 0; i < 200; ++i) many.push_back("label " + std::to_string(i));
   const Model more(base, {.labels = many}, everywhere);  // more labels than the head has
   REQUIRE(more.notes().size() == 1);
-  CHECK(more.notes()[0].find("classifier: not in the checkpoint tiny for 200 labels") == 0);
+  CHECK(more.notes()[0].find("classifier: the checkpoint tiny has it for 'a', 'b', 'c', not for 'label 0', ") == 0);
   const auto drawn = saved(more, more.initial_adapter(1), "classifier.weight");
   double square = 0;
   for (const double value : drawn) square += value * value;
@@ -238,6 +238,67 @@ TEST_CASE("a head comes from the checkpoint where it fits, and from the seed whe
   CHECK(none.layout()->find_saved("bert.pooler.dense.weight") != nullptr);
   const Model mean(headless, {.labels = {"x", "y"}, .pooling = Pooling::mean}, everywhere);
   CHECK(mean.notes().size() == 1);  // the pooler is for the first token
+}
+
+TEST_CASE("every label takes its own row of the checkpoint's head, whatever order the labels come in") {
+  const auto base = tiny_base<Bert>();
+  const MatrixView<const double> weight = base.head.at("classifier.weight").view<double>();
+  const MatrixView<const double> bias = base.head.at("classifier.bias").view<double>();
+  const auto check_rows = [&](const Model& model, const std::vector<Index>& rows) {
+    const auto adapter = model.initial_adapter(1);
+    const SavedTensor &w = *model.layout()->find_saved("classifier.weight"),
+                      &b = *model.layout()->find_saved("classifier.bias");
+    for (Index row = 0; row < 3; ++row) {
+      const Index from = rows[static_cast<std::size_t>(row)];
+      CHECK(std::equal(weight.row(from), weight.row(from) + 8, adapter.values().begin() + w.offset + row * 8));
+      CHECK(adapter.values()[static_cast<std::size_t>(b.offset + row)] == bias(0, from));
+    }
+    CHECK(model.layout()->id2label == model.labels());
+  };
+  const Model turned(base, {.labels = {"c", "a", "b"}}, everywhere);
+  check_rows(turned, {2, 0, 1});
+  CHECK(turned.notes().empty());
+  const Model folded(base, {.labels = {"B", "C", "A"}}, everywhere);
+  check_rows(folded, {1, 2, 0});
+  CHECK(folded.notes() ==
+        std::vector<std::string>{"classifier of tiny: 'B' = row 1 (b), 'C' = row 2 (c), 'A' = row 0 (a)"});
+  const Model numbered(base, {.labels = {"0", "1", "2"}}, everywhere);
+  check_rows(numbered, {0, 1, 2});
+  REQUIRE(numbered.notes().size() == 1);
+
+  auto unnamed = tiny_base<Bert>(1, {{"id2label", nullptr}});
+  const Model ordered(unnamed, {.labels = {"spam", "ham", "eggs"}}, everywhere);
+  check_rows(ordered, {2, 1, 0});
+  REQUIRE(ordered.notes().size() == 1);
+  CHECK(ordered.notes()[0].ends_with("'eggs' = row 0 (LABEL_0); by order, as nothing tells which is which"));
+  CHECK(Model(unnamed, {}, everywhere).labels() == std::vector<std::string>{"LABEL_0", "LABEL_1", "LABEL_2"});
+
+  const Model other(base, {.labels = {"x", "y", "z"}}, everywhere);  // as many, and none of them the head's
+  REQUIRE(other.notes().size() == 1);
+  CHECK(other.notes()[0] ==
+        "classifier: the checkpoint tiny has it for 'a', 'b', 'c', not for 'x', 'y', 'z'; initialised, "
+        "trained and sent whole");
+  const auto drawn = other.initial_adapter(1);
+  const SavedTensor& tensor = *other.layout()->find_saved("classifier.weight");
+  CHECK_FALSE(std::equal(weight.data, weight.data + weight.size(), drawn.values().begin() + tensor.offset));
+  CHECK(drawn.values()[static_cast<std::size_t>(other.layout()->find_saved("classifier.bias")->offset)] == 0);
+}
+
+TEST_CASE("the layout says how the model around the adapter reads texts; a merged base says it for the model") {
+  auto base = tiny_base<Bert>();
+  base.digest = "feed";
+  const Model model(base, {.pooling = Pooling::mean, .max_tokens = 7}, everywhere);
+  CHECK(model.layout()->context == AdapterContext{Pooling::mean, 7, model.layout()->context.problem_type, "feed"});
+  CHECK(model.layout()->output_layer == "classifier");
+  CHECK(model.layout()->base_id2label == std::vector<std::string>{"a", "b", "c"});
+
+  base.context = {Pooling::mean, 5, {}, {}};
+  const Model merged(base, {}, everywhere);
+  CHECK(merged.pooling() == Pooling::mean);
+  CHECK(merged.max_tokens() == 5);
+  const Model asked(base, {.pooling = Pooling::first_token, .max_tokens = 6}, everywhere);
+  CHECK(asked.pooling() == Pooling::first_token);
+  CHECK(asked.max_tokens() == 6);
 }
 
 TEST_CASE("bad input is refused, and the message says where") {
@@ -279,7 +340,9 @@ TEST_CASE("bad input is refused, and the message says where") {
   CHECK(Model(tiny_base<Bert>(), {.max_tokens = 5}, everywhere).max_tokens() == 5);
   check_error<ConfigError>(
       [] {
-        Model(tiny_base<Bert>(1, {{"id2label", nullptr}}), {}, everywhere);
+        auto headless = tiny_base<Bert>(1, {{"id2label", nullptr}});
+        headless.head.clear();
+        Model(headless, {}, everywhere);
       },
       {"at least one label"});
   Table table;

@@ -5,6 +5,8 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -80,6 +82,35 @@ TEST_CASE("a head that config.json only counts has transformers' names for its l
   CHECK(Bert::read_config(config, "config.json").id2label == std::vector<std::string>{"LABEL_0"});
   config["id2label"] = {{"0", "no"}, {"1", "yes"}};
   CHECK(Bert::read_config(config, "config.json").id2label == std::vector<std::string>{"no", "yes"});
+}
+
+TEST_CASE("a base's digest tells weights apart, and nothing else") {
+  const auto digest = [](const std::filesystem::path& directory) {
+    return load_pretrained<Bert>(B{}, FileSet::directory(directory)).digest;
+  };
+  const std::string bert = digest(models() / "bert");
+  CHECK(bert.size() == 16);
+  CHECK(digest(models() / "bert" / "sharded") == bert);  // in shards, with a prefix, beside tensors of another task
+  CHECK(digest(models() / "bert" / "bf16") == bert);
+
+  const TemporaryDirectory target;
+  const auto directory = copy_of("bert", target);
+  const auto with = [&](const char* name, Index element, float value) {
+    std::string bytes = read_text(models() / "bert" / "model.safetensors");
+    const SafetensorsFile file(bytes_of(bytes, "model.safetensors"));
+    const TensorView& tensor = *file.find(name);
+    const auto header = 8 + *reinterpret_cast<const std::uint64_t*>(bytes.data());
+    std::size_t offset = header;
+    for (const auto& [other, view] : file.tensors())
+      if (view.bytes.data() < tensor.bytes.data()) offset += view.bytes.size();
+    std::memcpy(bytes.data() + offset + 4 * static_cast<std::size_t>(element), &value, 4);
+    write_text(directory / "model.safetensors", bytes);
+    return digest(directory);
+  };
+  CHECK(with("embeddings.word_embeddings.weight", 0, 3.0f) != bert);
+  CHECK(with("encoder.layer.1.output.dense.weight", 1535, 3.0f) != bert);  // the last of its numbers
+  CHECK(with("encoder.layer.0.attention.self.query.bias", 31, 3.0f) != bert);
+  CHECK(with("pooler.dense.weight", 0, 3.0f) == bert);  // of the head
 }
 
 TEST_CASE("a checkpoint's problem type is read, under the names of transformers") {

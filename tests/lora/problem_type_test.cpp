@@ -48,7 +48,7 @@ void check_problem_types(const std::string& family) {
     if (name != "regression") options.problem_type = problem_type_of(c["problem_type"].get<std::string>());
     const SequenceClassifier<Arch, B> model(base, options, golden.lora(name));
     CHECK(problem_type_name(model.problem_type()) == c["problem_type"].get<std::string>());
-    CHECK(model.layout()->problem_type == model.problem_type());
+    CHECK(model.layout()->context.problem_type == model.problem_type());
     const Dataset data = golden.dataset(name);
     const Adapter<T> adapter = golden.adapter<T>(model.layout(), "adapter." + name + ".");
     CHECK(relative_error(model.logits(adapter, data, 1), golden.tensor("logits." + name)) <= golden_tolerance<T>);

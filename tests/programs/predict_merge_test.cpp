@@ -140,7 +140,7 @@ TEST_CASE("training goes on from an adapter, unless the data has a label that it
   INFO(run.err);
   CHECK(run.status == 1);
   CHECK(run.err.find("table.csv") != std::string::npos);
-  CHECK(run.err.find("at most the 2 labels of the head") != std::string::npos);
+  CHECK(run.err.find("labels of the head in") != std::string::npos);
 }
 
 TEST_CASE("the loop of the README runs") {

@@ -9,7 +9,7 @@
 //   3. by number: labels that are whole numbers take the row whose name says the same number (LABEL_3, "3", "3 stars"),
 //      or, where names say something else (NEGATIVE, POSITIVE), the row of that number, from 0;
 //   4. by order: as many labels as rows, and nothing that tells which is which: the rows are called LABEL_0, LABEL_1, …
-//      or 0, 1, …, or the labels are 1 to n. A guess, of which a person should be told.
+//      or 0, 1, …, or the labels are 1 to n, or there is but one. A guess, of which a person should be told.
 // Otherwise they find none: the head is for other labels.
 #pragma once
 
@@ -82,6 +82,15 @@ inline std::vector<std::string> row_names(const std::vector<std::string>& id2lab
 }
 
 namespace detail {
+
+/// "'a', 'b' and 3 more", for messages.
+inline std::string quoted_list(std::span<const std::string> names, std::size_t limit = 40) {
+  std::string list;
+  for (std::size_t i = 0; i < names.size() && i < limit; ++i)
+    list.append(i == 0 ? "" : ", ").append(in_quotes(names[i], 60));
+  if (names.size() > limit) list.append(" and ").append(std::to_string(names.size() - limit)).append(" more");
+  return list;
+}
 
 /// The name without outer spaces, in lower case.
 inline std::string folded_label(std::string_view name) {
@@ -156,7 +165,7 @@ inline LabelMatch match_labels(const std::vector<std::string>& head, std::span<c
   std::sort(sorted.begin(), sorted.end(), LabelOrder{});
   const bool from_one = numbers && whole_number(sorted.front()) == 1 &&
                         whole_number(sorted.back()) == static_cast<std::int64_t>(sorted.size());
-  if (asked.size() == head.size() && (!named || from_one))
+  if (asked.size() == head.size() && (!named || from_one || head.size() == 1))
     if (auto rows = detail::places(asked, sorted)) return {LabelRule::order, std::move(*rows), std::move(sorted)};
   return {};
 }

@@ -95,14 +95,6 @@ struct Table {
 
 namespace detail {
 
-inline std::string quoted_list(std::span<const std::string> names, std::size_t limit = 40) {
-  std::string list;
-  for (std::size_t i = 0; i < names.size() && i < limit; ++i)
-    list.append(i == 0 ? "" : ", ").append(in_quotes(names[i], 60));
-  if (names.size() > limit) list.append(" and ").append(std::to_string(names.size() - limit)).append(" more");
-  return list;
-}
-
 /// The column number that `name` spells, or 0.
 inline Index column_number(std::string_view name) {
   Index number = 0;

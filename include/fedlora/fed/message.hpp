@@ -133,7 +133,7 @@ Broadcast<T> parse_broadcast(const Bytes& message, const std::shared_ptr<const A
   const std::string& name = message.name;
   detail::expect_message(file, name, "broadcast");
   return {detail::message_count(file, name, "round"), detail::message_count(file, name, "client"),
-          adapter_from<T>(file, layout, name, DtypePolicy::exact)};
+          adapter_from<T>(file.tensors(), layout, name, DtypePolicy::exact)};
 }
 
 /// \throws FormatError naming the message, and the tensor or field, for anything but an update for exactly this layout.
@@ -148,7 +148,7 @@ Update<T> parse_update(const Bytes& message, const std::shared_ptr<const Adapter
   metrics.steps = detail::message_count(file, name, "steps");
   return {detail::message_count(file, name, "client"), detail::message_count(file, name, "round"),
           detail::message_count(file, name, "num_examples"), metrics,
-          adapter_from<T>(file, layout, name, DtypePolicy::exact)};
+          adapter_from<T>(file.tensors(), layout, name, DtypePolicy::exact)};
 }
 
 /// Sizes of messages without making them: names and shapes are measured once, the fields each time.

@@ -50,6 +50,9 @@ class Checkpoint {
     return out;
   }
 
+  /// The metadata of its files; of a key that several have, what the first says.
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+
   /// The path of the file that holds the tensor; for one that is nowhere, of the file that should have named it: the
   /// single file or the index.
   const std::string& where(std::string_view name) const {
@@ -66,6 +69,7 @@ class Checkpoint {
   /// Takes over a file's tensors; with an index, those that it puts into `shard` or does not mention.
   void take(const SafetensorsFile& file, const Bytes& bytes, const WeightMap* index, const std::string& shard = {}) {
     if (path_.empty()) path_ = bytes.name;
+    metadata_.insert(file.metadata().begin(), file.metadata().end());
     for (const auto& [name, tensor] : file.tensors()) {
       if (index != nullptr) {
         const auto listed = index->find(name);
@@ -129,6 +133,7 @@ class Checkpoint {
   }
 
   std::map<std::string, TensorView, std::less<>> tensors_;
+  std::map<std::string, std::string> metadata_;
   std::string path_;  ///< of the single file or the index
 };
 

@@ -15,6 +15,7 @@
 
 #include "fedlora/backend/frozen_matrix.hpp"
 #include "fedlora/core/error.hpp"
+#include "fedlora/hf/adapter_metadata.hpp"
 #include "fedlora/hf/checkpoint.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/io/json.hpp"
@@ -64,12 +65,90 @@ OwnedTensor merged_tensor(const TensorView& tensor, const Adapter<T>& adapter, I
   return OwnedTensor::of<W>(tensor.shape, values);
 }
 
+/// The tensors of the task model, by transformers' names, with the adapter merged into them.
+template <Architecture Arch, class T>
+std::map<std::string, OwnedTensor> merged_tensors(const FileSet& base, const ModelConfig& model,
+                                                  const Adapter<T>& adapter) {
+  const AdapterLayout& layout = adapter.layout();
+  const Checkpoint checkpoint(base);
+  // A checkpoint of the bare base has no prefix; one of a task model has, on the base's tensors only.
+  const std::string prefix(Arch::names.prefix);
+  const std::vector<std::string> names = checkpoint.names();
+  const bool bare =
+      std::none_of(names.begin(), names.end(), [&](const auto& name) { return name.starts_with(prefix); });
+  std::set<std::string> outside;   // tensors of the task model that are not the base's
+  std::set<std::string> left_out;  // those of them that this adapter's head does not have
+  if (layout.task == TaskType::causal_lm) {
+    outside.insert(std::string(Arch::names.lm_head) + ".weight");
+  } else {
+    for (const HeadLayer& layer : Arch::head(model)) {
+      outside.insert({layer.name + ".weight", layer.name + ".bias"});
+      if (layout.context.pooling == Pooling::mean && layer.name != layout.output_layer)
+        left_out.insert({layer.name + ".weight", layer.name + ".bias"});
+    }
+  }
+  std::map<std::string, Index> sites;
+  for (std::size_t i = 0; i < layout.sites.size(); ++i)
+    sites.emplace(layout.sites[i].name + ".weight", static_cast<Index>(i));
+
+  std::map<std::string, OwnedTensor> tensors;
+  for (const std::string& stored : names) {
+    const std::string name = bare && !outside.contains(stored) ? prefix + stored : stored;
+    if (!name.starts_with(prefix) && !outside.contains(name)) continue;
+    if (layout.find_saved(name) != nullptr || left_out.contains(name)) continue;
+    const TensorView& tensor = *checkpoint.find(stored);
+    const auto site = sites.find(name);
+    const Index number = site == sites.end() ? -1 : site->second;
+    if (site != sites.end()) sites.erase(site);
+    if (tensor.dtype == Dtype::f64)
+      tensors.emplace(name, merged_tensor<double>(tensor, adapter, number));
+    else if (tensor.dtype == Dtype::f32 || tensor.dtype == Dtype::f16 || tensor.dtype == Dtype::bf16)
+      tensors.emplace(name, merged_tensor<float>(tensor, adapter, number));
+    else
+      tensors.emplace(name, OwnedTensor{tensor.dtype, tensor.shape, {tensor.bytes.begin(), tensor.bytes.end()}});
+  }
+  if (!sites.empty())
+    fail<FormatError>(base.name() + ", tensor " + sites.begin()->first, "the weight that the adapter is for", "none");
+  for (const SavedTensor& saved : layout.saved) {
+    const auto values =
+        adapter.values().subspan(static_cast<std::size_t>(saved.offset), static_cast<std::size_t>(saved.size()));
+    const std::vector<float> rounded(values.begin(), values.end());
+    tensors.emplace(saved.name, OwnedTensor::of<float>(saved.shape, rounded));
+  }
+  return tensors;
+}
+
+/// The base's config.json as that of the task model, whose class begins with `stem`.
+inline Json merged_config(Json config, const AdapterLayout& layout, std::string_view stem) {
+  const bool language_model = layout.task == TaskType::causal_lm;
+  const std::string task_class = std::string(stem) + (language_model ? "ForCausalLM" : "ForSequenceClassification");
+  config["architectures"] = Json::array({task_class});  // (clang 14 leaks the old value where a brace stands here)
+  config.erase("torch_dtype");
+  config["dtype"] = "float32";
+  if (language_model) return config;
+  Json id2label = Json::object(), label2id = Json::object();
+  for (std::size_t i = 0; i < layout.id2label.size(); ++i) {
+    id2label[std::to_string(i)] = layout.id2label[i];
+    label2id[layout.id2label[i]] = i;
+  }
+  config.erase("num_labels");
+  config["id2label"] = std::move(id2label);
+  config["label2id"] = std::move(label2id);
+  config["problem_type"] = problem_type_name(layout.context.problem_type.value_or(ProblemType::single_label));
+  return config;
+}
+
 }  // namespace detail
 
 /// Writes `base` with `adapter` merged into it: model.safetensors under the names of transformers' task model,
 /// config.json with that class and the labels, the tokenizer's files. Weights are widened to F32 (F64 stays), so that
 /// merging rounds once. Tensors that the task model does not have are left out. Files are replaced one by one, the
 /// weights first and config.json last.
+///
+/// What transformers has no field for stays in the metadata of model.safetensors (hf/adapter_metadata.hpp), where
+/// `load_pretrained` finds it: an adapter that pools otherwise than its family is read right here, and pools as the
+/// family does elsewhere. Head layers that its pooling has no use for are left out, so that transformers says they are
+/// new.
 ///
 /// \throws FormatError naming a module of the adapter that the checkpoint does not have, ConfigError when `directory`
 /// is
@@ -78,83 +157,27 @@ template <Architecture Arch, class T>
 void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::filesystem::path& directory) {
   const AdapterLayout& layout = adapter.layout();
   const std::string config_file = base.path_of("config.json");
-  Json config = parse_json(base.require("config.json"));
+  const Json config = parse_json(base.require("config.json"));
   const ModelConfig model = Arch::read_config(config, config_file);
-  const Checkpoint checkpoint(base);
   std::error_code error;
   if (std::filesystem::equivalent(directory, base.name(), error))
     fail<ConfigError>(directory.string(), "another directory than the base model's", "the same");
-
-  // A checkpoint of the bare base has no prefix; one of a task model has, on the base's tensors only.
-  const std::string prefix(Arch::names.prefix);
-  const std::vector<std::string> names = checkpoint.names();
-  const bool bare =
-      std::none_of(names.begin(), names.end(), [&](const auto& name) { return name.starts_with(prefix); });
-  std::set<std::string> outside;  // tensors of the task model that are not the base's
-  if (layout.task == TaskType::causal_lm) {
-    outside.insert(std::string(Arch::names.lm_head) + ".weight");
-  } else {
-    for (const HeadLayer& layer : Arch::head(model)) outside.insert({layer.name + ".weight", layer.name + ".bias"});
-  }
-  std::map<std::string, Index> sites;
-  for (std::size_t i = 0; i < layout.sites.size(); ++i)
-    sites.emplace(layout.sites[i].name + ".weight", static_cast<Index>(i));
-
-  std::map<std::string, detail::OwnedTensor> tensors;
-  for (const std::string& stored : names) {
-    const std::string name = bare && !outside.contains(stored) ? prefix + stored : stored;
-    if (!name.starts_with(prefix) && !outside.contains(name)) continue;
-    if (layout.find_saved(name) != nullptr) continue;
-    const TensorView& tensor = *checkpoint.find(stored);
-    const auto site = sites.find(name);
-    const Index number = site == sites.end() ? -1 : site->second;
-    if (site != sites.end()) sites.erase(site);
-    if (tensor.dtype == Dtype::f64)
-      tensors.emplace(name, detail::merged_tensor<double>(tensor, adapter, number));
-    else if (tensor.dtype == Dtype::f32 || tensor.dtype == Dtype::f16 || tensor.dtype == Dtype::bf16)
-      tensors.emplace(name, detail::merged_tensor<float>(tensor, adapter, number));
-    else
-      tensors.emplace(name,
-                      detail::OwnedTensor{tensor.dtype, tensor.shape, {tensor.bytes.begin(), tensor.bytes.end()}});
-  }
-  if (!sites.empty())
-    fail<FormatError>(base.name() + ", tensor " + sites.begin()->first, "the weight that the adapter is for", "none");
-  for (const SavedTensor& saved : layout.saved) {
-    const auto values =
-        adapter.values().subspan(static_cast<std::size_t>(saved.offset), static_cast<std::size_t>(saved.size()));
-    const std::vector<float> rounded(values.begin(), values.end());
-    tensors.emplace(saved.name, detail::OwnedTensor::of<float>(saved.shape, rounded));
-  }
-
-  const bool language_model = layout.task == TaskType::causal_lm;
-  const std::string task_class =
-      std::string(Arch::class_stem) + (language_model ? "ForCausalLM" : "ForSequenceClassification");
-  config["architectures"] = Json::array({task_class});  // (clang 14 leaks the old value where a brace stands here)
-  config.erase("torch_dtype");
-  config["dtype"] = "float32";
-  if (layout.task == TaskType::sequence_classification) {
-    Json id2label = Json::object(), label2id = Json::object();
-    for (std::size_t i = 0; i < layout.id2label.size(); ++i) {
-      id2label[std::to_string(i)] = layout.id2label[i];
-      label2id[layout.id2label[i]] = i;
-    }
-    config.erase("num_labels");
-    config["id2label"] = std::move(id2label);
-    config["label2id"] = std::move(label2id);
-    config["problem_type"] = problem_type_name(layout.problem_type);
-  }
-
+  const auto tensors = detail::merged_tensors<Arch>(base, model, adapter);
   std::vector<TensorToWrite> list;
   for (const auto& [name, tensor] : tensors) list.push_back({name, tensor.dtype, tensor.shape, tensor.bytes});
+  SafetensorsMetadata metadata = adapter_metadata(layout);
+  metadata.erase("id2label");  // config.json has it
+
   std::filesystem::create_directories(directory, error);
   if (error) fail<IoError>(directory.string(), "a directory to write to", error.message());
-  write_file_atomically(directory / "model.safetensors", std::string_view(safetensors_bytes(list, {{"format", "pt"}})));
+  write_file_atomically(directory / "model.safetensors", std::string_view(safetensors_bytes(list, metadata)));
   for (const char* file : detail::tokenizer_file_names)
     if (const auto bytes = base.open(file)) write_file_atomically(directory / file, bytes->data);
   if (layout.task == TaskType::causal_lm)
     if (const auto bytes = base.open("generation_config.json"))
       write_file_atomically(directory / "generation_config.json", bytes->data);
-  write_file_atomically(directory / "config.json", std::string_view(config.dump(2) + "\n"));
+  const std::string text = detail::merged_config(config, layout, Arch::class_stem).dump(2);
+  write_file_atomically(directory / "config.json", std::string_view(text + "\n"));
 }
 
 }  // namespace fedlora

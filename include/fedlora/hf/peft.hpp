@@ -19,10 +19,12 @@
 
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
+#include "fedlora/data/labels.hpp"
+#include "fedlora/hf/adapter_metadata.hpp"
 #include "fedlora/hf/peft_config.hpp"
+#include "fedlora/hf/peft_tensors.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/io/json.hpp"
-#include "fedlora/io/safetensors.hpp"
 #include "fedlora/lora/adapter.hpp"
 #include "fedlora/lora/config.hpp"
 #include "fedlora/lora/state_dict.hpp"
@@ -73,6 +75,8 @@ inline Json peft_config_json(const AdapterLayout& layout) {
     if (config.rank_pattern.empty() && site.rank != config.rank) ranks[site.name] = site.rank;
     if (config.alpha_pattern.empty() && site.alpha != config.alpha) alphas[site.name] = plain_number(site.alpha);
   }
+  Json task_type = layout.task == TaskType::causal_lm ? "CAUSAL_LM" : "SEQ_CLS";
+  if (config.freeze_head) task_type = nullptr;  // with one, PEFT expects the head among the tensors
   return {{"alora_invocation_tokens", nullptr},
           {"alpha_pattern", alphas},
           {"arrow_config", nullptr},
@@ -107,7 +111,7 @@ inline Json peft_config_json(const AdapterLayout& layout) {
           {"revision", nullptr},
           {"target_modules", targets},
           {"target_parameters", nullptr},
-          {"task_type", layout.task == TaskType::causal_lm ? "CAUSAL_LM" : "SEQ_CLS"},
+          {"task_type", task_type},
           {"trainable_token_indices", nullptr},
           {"use_bdlora", nullptr},
           {"use_dora", false},
@@ -127,45 +131,134 @@ struct RemovedDirectory {
 
 }  // namespace detail
 
-/// Reads the tensors into an adapter of this layout; F64, F32, F16 and BF16 are converted. Names are checked both ways.
-/// \throws as `read_peft_config`, and FormatError naming tensors that are missing, unexpected or of another shape,
-///         ConfigError when rank and alpha of the file give a module another scale than the layout does.
+namespace detail {
+
+/// Where each label of the layout has its row in the file's output layer; empty when they go one by one. Names come
+/// with the adapter, else from the base's config.json.
+inline std::vector<Index> output_rows_of(const PeftConfig& config, const AdapterLayout& layout, const std::string& file,
+                                         std::vector<std::string>& notes) {
+  if (layout.id2label.empty() || !config.num_labels) return {};
+  const auto labels = static_cast<Index>(layout.id2label.size());
+  if (!config.id2label.empty()) {
+    const LabelMatch match = match_labels(config.id2label, layout.id2label);
+    if (match.rule != LabelRule::name || *config.num_labels != labels)
+      fail<ConfigError>(file + ", metadata id2label", "the labels " + quoted_list(layout.id2label) + ", in any order",
+                        quoted_list(config.id2label));
+    return match.rows;
+  }
+  if (*config.num_labels != labels)
+    fail<ConfigError>(file, "a head for the labels " + quoted_list(layout.id2label),
+                      "one of " + std::to_string(*config.num_labels) + " rows");
+  const std::vector<std::string> head = row_names(layout.base_id2label, labels);
+  LabelMatch match = match_labels(head, layout.id2label);
+  if (!match) {  // the names are those of another head
+    match = match_labels(row_names({}, labels), layout.id2label);
+    if (!match) return {};
+    match.rule = LabelRule::order;
+  }
+  if (match.rule != LabelRule::name || head != layout.base_id2label)
+    notes.push_back(file + " does not name its labels: " + label_rows_text(match, head, layout.id2label));
+  return match.rows;
+}
+
+/// What the adapter's file and the model disagree about, beside tensors. \throws ConfigError for what changes the
+/// meaning of the numbers.
+inline void compare_context(const AdapterContext& file, const AdapterLayout& layout, const std::string& where,
+                            std::vector<std::string>& notes) {
+  const AdapterContext& here = layout.context;
+  if (file.problem_type && here.problem_type && *file.problem_type != *here.problem_type)
+    fail<ConfigError>(where + ", metadata problem_type", std::string(problem_type_name(*here.problem_type)),
+                      std::string(problem_type_name(*file.problem_type)));
+  if (file.pooling && here.pooling && *file.pooling != *here.pooling)
+    notes.push_back(where + " was trained with pooling " + std::string(pooling_name(*file.pooling)) +
+                    ", the model here has " + std::string(pooling_name(*here.pooling)));
+  if (file.max_tokens > 0 && here.max_tokens > 0 && file.max_tokens != here.max_tokens)
+    notes.push_back(where + " was trained on texts of up to " + std::to_string(file.max_tokens) +
+                    " tokens, here they are cut at " + std::to_string(here.max_tokens));
+  if (!file.base_digest.empty() && !here.base_digest.empty() && file.base_digest != here.base_digest)
+    notes.push_back("warning: " + where + " was trained over a base with digest " + file.base_digest + ", " +
+                    layout.base_model + " has " + here.base_digest +
+                    ": unless these are the same weights in another precision, its results mean nothing");
+}
+
+/// Rows of the output layer in the layout's order: row i is the file's row `rows[i]`.
 template <class T>
-Adapter<T> load_peft(const FileSet& files, const std::shared_ptr<const AdapterLayout>& layout) {
+void permute_output_rows(Adapter<T>& adapter, const std::vector<Index>& rows) {
+  const AdapterLayout& layout = adapter.layout();
+  if (rows.empty()) return;
+  for (const SavedTensor& tensor : layout.saved) {
+    if (!tensor.name.starts_with(layout.output_layer + ".")) continue;
+    const auto values =
+        adapter.values().subspan(static_cast<std::size_t>(tensor.offset), static_cast<std::size_t>(tensor.size()));
+    const std::vector<T> stored(values.begin(), values.end());
+    const Index width = tensor.size() / static_cast<Index>(rows.size());
+    for (std::size_t row = 0; row < rows.size(); ++row)
+      std::copy_n(stored.begin() + rows[row] * width, width, values.begin() + static_cast<Index>(row) * width);
+  }
+}
+
+}  // namespace detail
+
+/// Reads the tensors into an adapter of this layout; F64, F32, F16 and BF16 are converted. Names are checked both ways.
+/// Where the head's labels stand in another order than the layout's, each takes its own row (data/labels.hpp; an
+/// adapter without names of its own has those of the base's config.json). What a person should be told is added to
+/// `notes`, if given: which label became which row where that was not told by names, a base of another digest, texts
+/// cut elsewhere. \throws as `read_peft_config`, and FormatError naming tensors that are missing, unexpected or of
+/// another shape,
+///         ConfigError when rank and alpha of the file give a module another scale than the layout does, when the head
+///         is for other labels, for embeddings that are not the base's own, and, without `notes`, when it pools
+///         otherwise.
+template <class T>
+Adapter<T> load_peft(const FileSet& files, const std::shared_ptr<const AdapterLayout>& layout,
+                     std::vector<std::string>* notes = nullptr) {
   const PeftConfig config = read_peft_config(files);
-  const Bytes bytes = detail::peft_file(files, detail::peft_tensor_file);
-  Adapter<T> adapter = adapter_from<T>(SafetensorsFile(bytes), layout, bytes.name, DtypePolicy::widen);
-  if (config.lora.rank_pattern.empty() && config.lora.alpha_pattern.empty())
-    for (const AdapterSite& site : layout->sites) {
-      const auto rank = static_cast<double>(config.lora.rank);
-      const double scale = config.lora.alpha / (config.lora.use_rslora ? std::sqrt(rank) : rank);
-      if (std::abs(site.scale - scale) > 1e-12 * std::abs(scale))
-        fail<ConfigError>(files.path_of(detail::peft_config_file) + ", module " + site.name,
-                          "lora_alpha and r with the layout's scale " + std::to_string(site.scale),
-                          std::to_string(scale));
-    }
+  const detail::PeftTensors tensors = detail::peft_tensors_of(files);
+  std::vector<std::string> told = config.notes;
+  if (notes == nullptr && config.context.pooling && layout->context.pooling &&
+      *config.context.pooling != *layout->context.pooling)
+    fail<ConfigError>(tensors.file + ", metadata pooling",
+                      std::string(pooling_name(*layout->context.pooling)) + ", the model's",
+                      std::string(pooling_name(*config.context.pooling)));
+  detail::compare_context(config.context, *layout, tensors.file, told);
+  const std::vector<Index> rows = detail::output_rows_of(config, *layout, tensors.file, told);
+  if (std::string note = detail::check_saved_embeddings(tensors, layout->base_model); !note.empty())
+    told.push_back(std::move(note));
+
+  Adapter<T> adapter = adapter_from<T>(tensors.adapter, layout, tensors.file, DtypePolicy::widen);
+  detail::permute_output_rows(adapter, rows);
+  for (const AdapterSite& site : layout->sites) {
+    const LoraConfig& lora = config.lora;
+    const auto rank =
+        static_cast<double>(detail::pattern_value(lora.rank_pattern, site.name, lora.rank, "rank_pattern"));
+    const double alpha = detail::pattern_value(lora.alpha_pattern, site.name, lora.alpha, "alpha_pattern");
+    const double scale = alpha / (lora.use_rslora ? std::sqrt(rank) : rank);
+    if (std::abs(site.scale - scale) > 1e-12 * std::abs(scale))
+      fail<ConfigError>(files.path_of(detail::peft_config_file) + ", module " + site.name,
+                        "lora_alpha and r with the layout's scale " + std::to_string(site.scale),
+                        std::to_string(scale));
+  }
+  if (notes != nullptr) notes->insert(notes->end(), told.begin(), told.end());
   return adapter;
 }
 
 template <class T>
-Adapter<T> load_peft(const std::filesystem::path& directory, const std::shared_ptr<const AdapterLayout>& layout) {
-  return load_peft<T>(FileSet::directory(directory), layout);
+Adapter<T> load_peft(const std::filesystem::path& directory, const std::shared_ptr<const AdapterLayout>& layout,
+                     std::vector<std::string>* notes = nullptr) {
+  return load_peft<T>(FileSet::directory(directory), layout, notes);
 }
 
 /// adapter_model.safetensors as `save_peft` writes it: equal adapters give equal bytes, so that a digest of them names
 /// a result.
 template <class T>
 std::string peft_tensor_bytes(const Adapter<T>& adapter) {
-  std::map<std::string, std::string> metadata = {{"format", "pt"}};
-  if (!adapter.layout().id2label.empty()) metadata.emplace("id2label", Json(adapter.layout().id2label).dump());
-  return adapter_bytes(adapter, metadata);
+  return adapter_bytes(adapter, adapter_metadata(adapter.layout()));
 }
 
-/// Writes adapter_model.safetensors and adapter_config.json as PEFT's `save_pretrained` does; label names go into the
-/// tensors' metadata, which PEFT passes over. Missing directories are made. A new directory appears whole or not at
-/// all; one that holds nothing but an older adapter is exchanged in one step where the file system can; otherwise each
-/// file is replaced atomically, the configuration last, and other files are left alone. \throws IoError naming the path
-/// and the reason.
+/// Writes adapter_model.safetensors and adapter_config.json as PEFT's `save_pretrained` does; what PEFT has no field
+/// for goes into the tensors' metadata, which it passes over (hf/adapter_metadata.hpp). Missing directories are made. A
+/// new directory appears whole or not at all; one that holds nothing but an older adapter is exchanged in one step
+/// where the file system can; otherwise each file is replaced atomically, the configuration last, and other files are
+/// left alone. \throws IoError naming the path and the reason.
 template <class T>
 void save_peft(const Adapter<T>& adapter, const std::filesystem::path& directory) {
   namespace fs = std::filesystem;

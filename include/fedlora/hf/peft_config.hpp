@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <optional>
 #include <regex>
@@ -14,9 +15,12 @@
 
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
+#include "fedlora/data/labels.hpp"
+#include "fedlora/hf/adapter_metadata.hpp"
+#include "fedlora/hf/peft_tensors.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/io/json.hpp"
-#include "fedlora/io/safetensors.hpp"
+#include "fedlora/lora/adapter.hpp"
 #include "fedlora/lora/config.hpp"
 #include "fedlora/lora/sites.hpp"
 
@@ -26,41 +30,92 @@ namespace fedlora {
 struct PeftConfig {
   LoraConfig lora;  ///< `modules_to_save` without the names PEFT adds for every classifier ("classifier", "score")
   std::optional<TaskType> task;
+  std::string base_class;                    ///< auto_mapping's base_model_class; empty when null
   std::string base_model;                    ///< base_model_name_or_path; empty when null
   std::vector<std::string> modules_to_save;  ///< as the file has it
   std::vector<std::string> id2label;         ///< label names that this library kept beside the tensors; empty without
   std::optional<Index> num_labels;           ///< rows of the classifier's last weight, when one is saved
+  AdapterContext context;                    ///< what this library kept beside the tensors
+  std::vector<std::string> notes;            ///< what a person should be told: fields that were passed over
 };
 
 namespace detail {
 
-inline constexpr const char* peft_config_file = "adapter_config.json";
-inline constexpr const char* peft_tensor_file = "adapter_model.safetensors";
 /// PEFT's name for targets that are meant to match nothing: an adapter of whole modules only.
 inline constexpr const char* peft_no_targets = "dummy-target-modules";
 
-/// True for null, false, "", [] and {}: a feature that is off.
+/// Fields of PEFT's LoraConfig that are read here.
+inline constexpr std::array<std::string_view, 18> peft_fields_read = {"alpha_pattern",
+                                                                      "auto_mapping",
+                                                                      "base_model_name_or_path",
+                                                                      "bias",
+                                                                      "exclude_modules",
+                                                                      "fan_in_fan_out",
+                                                                      "init_lora_weights",
+                                                                      "layers_pattern",
+                                                                      "layers_to_transform",
+                                                                      "lora_alpha",
+                                                                      "lora_dropout",
+                                                                      "modules_to_save",
+                                                                      "peft_type",
+                                                                      "r",
+                                                                      "rank_pattern",
+                                                                      "target_modules",
+                                                                      "task_type",
+                                                                      "use_rslora"};
+
+/// Fields that cannot matter to a trained adapter: bookkeeping, how its numbers were drawn in the beginning
+/// (init_lora_weights says so where that matters), and sizes of features that have a switch of their own.
+inline constexpr std::array<std::string_view, 12> peft_fields_passed_over = {
+    "corda_config",  "ensure_weight_tying", "eva_config",   "inference_mode", "loftq_config",      "lora_ga_config",
+    "megatron_core", "merge_weights",       "peft_version", "revision",       "qalora_group_size", "runtime_config"};
+
+/// True for null, false, 0, "", [] and {}: a feature that is off.
 inline bool is_off(const Json& value) {
-  return value.is_null() || (value.is_boolean() && !value.get<bool>()) ||
-         ((value.is_string() || value.is_structured()) && value.empty()) ||
-         (value.is_string() && value.get_ref<const std::string&>().empty());
+  return value.is_null() || value == false || value == 0 || value == "" || (value.is_structured() && value.empty());
 }
 
-/// Refuses what would change the meaning of the tensors and is not implemented here.
+/// Whether a field is there and says something.
+inline bool is_on(const Json& config, const char* field) {
+  const auto found = config.find(field);
+  return found != config.end() && !found->is_null() && *found != "" && !(found->is_structured() && found->empty());
+}
+
+/// Refuses what would change the meaning of the tensors and is not implemented here: known features of PEFT by their
+/// names, and fields of a PEFT to come unless they are off.
 inline void refuse_foreign_features(const Json& config, const std::string& where) {
   const auto type = json_get<std::string>(config, "peft_type", where);
   if (type != "LORA") fail<ConfigError>(where + ", field peft_type", "LORA", in_quotes(type));
   const auto bias = json_get_or<std::string>(config, "bias", where, "none");
   if (bias != "none")
     fail<ConfigError>(where + ", field bias", "none (trained biases are not supported)", in_quotes(bias));
-  for (const char* field : {"use_dora", "lora_bias", "use_qalora", "use_bdlora", "fan_in_fan_out",
-                            "layers_to_transform", "layers_pattern", "layer_replication", "target_parameters",
-                            "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "kasa_config",
-                            "velora_config", "monteclora_config", "megatron_config"}) {
-    const auto found = config.find(field);
-    if (found != config.end() && !is_off(*found))
-      fail<ConfigError>(where + ", field " + field, "nothing (this feature of PEFT is not supported)",
-                        in_quotes(found->dump()));
+  constexpr std::array<std::string_view, 14> unsupported = {"use_dora",
+                                                            "lora_bias",
+                                                            "use_qalora",
+                                                            "use_bdlora",
+                                                            "layer_replication",
+                                                            "target_parameters",
+                                                            "trainable_token_indices",
+                                                            "alora_invocation_tokens",
+                                                            "arrow_config",
+                                                            "kasa_config",
+                                                            "velora_config",
+                                                            "monteclora_config",
+                                                            "megatron_config",
+                                                            "enable_lora"};
+  const auto among = [](const auto& fields, const std::string& field) {
+    return std::find(fields.begin(), fields.end(), field) != fields.end();
+  };
+  for (const auto& [field, value] : config.items()) {
+    if (among(peft_fields_read, field) || among(peft_fields_passed_over, field) || is_off(value)) continue;
+    const std::string got = in_quotes(value.dump(-1, ' ', false, Json::error_handler_t::replace));
+    if (among(unsupported, field))
+      fail<ConfigError>(where + ", field " + field, "nothing (this feature of PEFT is not supported)", got);
+    fail<ConfigError>(
+        where + ", field " + field,
+        "a field of PEFT up to 0.21 (this one may change what the tensors mean; take it out of the file if "
+        "you know that it does not)",
+        got);
   }
 }
 
@@ -114,10 +169,12 @@ inline LoraConfig lora_config_of(const Json& config, const std::string& where) {
   const Json init = value("init_lora_weights", true);
   if (init == "gaussian") {
     lora.init = LoraInit::gaussian;
-  } else if (!init.is_boolean() && init != "orthogonal" && init != "eva") {
+  } else if (!init.is_boolean() && init != "orthogonal" && init != "eva" && init != "mica") {
     // PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take something out of the base weights when they start: over the untouched
     // base their tensors mean something else.
-    fail<ConfigError>(field("init_lora_weights"), "an initialisation that leaves the base as it is",
+    fail<ConfigError>(field("init_lora_weights"),
+                      "an initialisation that leaves the base as it is (PEFT's save_pretrained with "
+                      "path_initial_model_for_weight_conversion makes such an adapter of this one)",
                       in_quotes(init.dump()));
   }
   return lora;
@@ -131,16 +188,6 @@ inline std::optional<TaskType> task_of(const Json& config, const std::string& wh
   fail<ConfigError>(where + ", field task_type", "SEQ_CLS, CAUSAL_LM or null", in_quotes(task));
 }
 
-inline Bytes peft_file(const FileSet& files, const char* file) {
-  if (auto bytes = files.open(file)) return *std::move(bytes);
-  std::string got = "no such file; there is " + files.listing();
-  if (std::string_view(file) == peft_tensor_file && files.contains("adapter_model.bin"))
-    got += " (pickled tensors are not read: save the adapter again with safetensors)";
-  fail<IoError>(files.path_of(file),
-                std::string("this file (a PEFT adapter is ") + peft_config_file + " and " + peft_tensor_file + ")",
-                got);
-}
-
 inline Json peft_config_of(const FileSet& files) {
   const Bytes bytes = peft_file(files, peft_config_file);
   Json config = parse_json(bytes);
@@ -149,30 +196,35 @@ inline Json peft_config_of(const FileSet& files) {
   return config;
 }
 
-/// Tensors whose kind is known and not supported deserve a better message than "unexpected".
-inline void refuse_foreign_tensors(const SafetensorsFile& tensors, const std::string& where) {
-  const auto ends_or_has = [](const std::string& name, std::string_view part) {
-    return name.find(part) != std::string::npos;
-  };
-  for (const auto& [name, view] : tensors.tensors()) {
-    const char* kind = ends_or_has(name, "lora_magnitude_vector")                               ? "DoRA's magnitudes"
-                       : ends_or_has(name, "lora_embedding_")                                   ? "an adapted embedding"
-                       : ends_or_has(name, ".lora_A.bias") || ends_or_has(name, ".lora_B.bias") ? "an adapter's bias"
-                                                                                                : nullptr;
-    if (kind != nullptr)
-      fail<ConfigError>(where + ", tensor " + in_quotes(name), "low-rank factors of linear layers and whole modules",
-                        std::string(kind) + ", which is not supported");
-  }
+/// The modules that the file has low-rank factors of.
+inline std::vector<std::string> adapted_modules(const PeftTensors& tensors) {
+  constexpr std::string_view after = ".lora_A.weight";
+  std::vector<std::string> modules;
+  for (const auto& [name, view] : tensors.adapter)
+    if (name.starts_with(peft_prefix) && name.ends_with(after))
+      modules.push_back(name.substr(peft_prefix.size(), name.size() - peft_prefix.size() - after.size()));
+  return modules;
 }
 
-/// The modules that the file has low-rank factors of.
-inline std::vector<std::string> adapted_modules(const SafetensorsFile& tensors) {
-  constexpr std::string_view before = "base_model.model.", after = ".lora_A.weight";
-  std::vector<std::string> modules;
-  for (const auto& [name, view] : tensors.tensors())
-    if (name.starts_with(before) && name.ends_with(after))
-      modules.push_back(name.substr(before.size(), name.size() - before.size() - after.size()));
-  return modules;
+/// Whether the tensors alone say which modules are adapted: where PEFT has excluded some, or taken some layers, or
+/// where an expression is one that cannot be read here (Python's are richer).
+inline bool told_by_tensors(const Json& config, const LoraConfig& lora, const std::string& where) {
+  if (is_on(config, "layers_to_transform")) {
+    const Json& layers = config["layers_to_transform"];
+    for (const Json& layer : layers.is_array() ? layers : Json::array({layers}))
+      if (!layer.is_number_integer())
+        fail<FormatError>(where + ", field layers_to_transform", "a whole number or a list of them",
+                          in_quotes(layers.dump()));
+    return true;
+  }
+  if (is_on(config, "layers_pattern") || is_on(config, "exclude_modules")) return true;
+  if (lora.target_pattern.empty()) return false;
+  try {
+    compile_pattern(lora.target_pattern, "target_modules");
+  } catch (const ConfigError&) {
+    return true;
+  }
+  return false;
 }
 
 /// PEFT keeps entries of target_modules that match nothing, or only what is saved whole ("out_proj" for RoBERTa's
@@ -212,21 +264,7 @@ inline void check_pattern_order(const Bytes& file, const std::vector<std::string
   }
 }
 
-inline std::vector<std::string> id2label_of(const SafetensorsFile& tensors, const std::string& where) {
-  const auto found = tensors.metadata().find("id2label");
-  if (found == tensors.metadata().end()) return {};
-  const std::string field = where + ", metadata id2label";
-  const Json labels = parse_json(bytes_of(found->second, field));
-  if (!labels.is_array()) fail<FormatError>(field, "an array of texts", labels.type_name());
-  std::vector<std::string> names;
-  for (const Json& label : labels) {
-    if (!label.is_string()) fail<FormatError>(field, "an array of texts", label.type_name());
-    names.push_back(label.get<std::string>());
-  }
-  return names;
-}
 }  // namespace detail
-
 
 /// Reads adapter_config.json, and the names and shapes in adapter_model.safetensors.
 /// \throws IoError for a missing file, FormatError for a malformed one, ConfigError for what PEFT can do and this
@@ -238,35 +276,53 @@ inline PeftConfig read_peft_config(const FileSet& files) {
   config.lora = detail::lora_config_of(json, where);
   config.task = detail::task_of(json, where);
   config.base_model = json_get_or<std::string>(json, "base_model_name_or_path", where, "");
+  if (detail::is_on(json, "auto_mapping"))
+    config.base_class =
+        json_get_or<std::string>(json["auto_mapping"], "base_model_class", where + ", field auto_mapping", "");
   config.modules_to_save = json_get_or<std::vector<std::string>>(json, "modules_to_save", where, {});
   for (const std::string& module : config.modules_to_save)
-    if (config.task != TaskType::sequence_classification || (module != "classifier" && module != "score"))
+    if (!detail::is_embedding(module) &&
+        (config.task != TaskType::sequence_classification || (module != "classifier" && module != "score")))
       config.lora.modules_to_save.push_back(module);
+  if (json_get_or<bool>(json, "fan_in_fan_out", where, false))
+    config.notes.push_back(where +
+                           ": fan_in_fan_out is for layers that store (in, out), which this adapter has none of; "
+                           "passed over, as PEFT does");
 
-  const Bytes bytes = detail::peft_file(files, detail::peft_tensor_file);
-  const SafetensorsFile tensors(bytes);
-  detail::refuse_foreign_tensors(tensors, bytes.name);
+  const detail::PeftTensors tensors = detail::peft_tensors_of(files);
   const std::vector<std::string> modules = detail::adapted_modules(tensors);
-  if (const auto excluded = json.find("exclude_modules"); excluded != json.end() && !detail::is_off(*excluded)) {
-    config.lora.target_modules = modules;  // what is left when PEFT has excluded some, each by its whole name
+  if (detail::told_by_tensors(json, config.lora, where)) {
+    config.lora.target_modules = modules;  // each by its whole name
     config.lora.target_pattern.clear();
     config.lora.head_only = modules.empty();
   }
   detail::drop_idle_targets(config.lora, modules);
   detail::check_pattern_order(detail::peft_file(files, detail::peft_config_file), modules);
-  config.id2label = detail::id2label_of(tensors, bytes.name);
+  config.id2label = id2label_of(tensors.metadata, tensors.file);
+  config.context = adapter_context_of(tensors.metadata, tensors.file);
   for (const char* weight : {"classifier.out_proj.weight", "classifier.weight", "score.weight"}) {
-    const TensorView* view = tensors.find(std::string("base_model.model.") + weight);
-    if (view != nullptr && view->shape.size() == 2 && !config.num_labels) config.num_labels = view->shape[0];
+    const auto found = tensors.adapter.find(std::string(detail::peft_prefix) + weight);
+    if (found != tensors.adapter.end() && found->second.shape.size() == 2 && found->second.size() > 0 &&
+        !config.num_labels)
+      config.num_labels = found->second.shape[0];
   }
+  config.lora.freeze_head = !config.task && !config.num_labels;
   if (config.num_labels && !config.id2label.empty() && static_cast<Index>(config.id2label.size()) != *config.num_labels)
-    fail<FormatError>(bytes.name + ", metadata id2label", std::to_string(*config.num_labels) + " labels",
+    fail<FormatError>(tensors.file + ", metadata id2label", std::to_string(*config.num_labels) + " labels",
                       std::to_string(config.id2label.size()));
   return config;
 }
 
 inline PeftConfig read_peft_config(const std::filesystem::path& directory) {
   return read_peft_config(FileSet::directory(directory));
+}
+
+/// The names of the rows of an adapter's head: its own, else those of the base's config.json where it names as many,
+/// else LABEL_0, LABEL_1, …. Empty when the adapter has no head.
+inline std::vector<std::string> adapter_labels(const PeftConfig& adapter,
+                                               const std::vector<std::string>& base_id2label) {
+  if (!adapter.id2label.empty()) return adapter.id2label;
+  return adapter.num_labels ? row_names(base_id2label, *adapter.num_labels) : std::vector<std::string>{};
 }
 
 }  // namespace fedlora

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "fedlora/core/error.hpp"
+#include "fedlora/hf/adapter_metadata.hpp"
+#include "fedlora/hf/base_digest.hpp"
 #include "fedlora/hf/cache.hpp"
 #include "fedlora/hf/checkpoint.hpp"
 #include "fedlora/hf/tokenizer_files.hpp"
@@ -53,12 +55,15 @@ Pretrained<Arch, B> load_pretrained(const B& backend, const FileSet& files) {
 
   const auto checkpoint = std::make_shared<const Checkpoint>(files);
   const FamilyNames& names = Arch::names;
-  WeightLoader<B> load(backend, [&](const std::string& name) { return checkpoint->find(name); }, files.name(),
-                       names.prefix, std::string(names.word_embeddings) + ".weight");
+  WeightLoader<B> load(
+      backend, [&](const std::string& name) { return checkpoint->find(name); }, files.name(), names.prefix,
+      std::string(names.word_embeddings) + ".weight");
   Pretrained<Arch, B> result;
   result.backend = backend;
   result.name = files.name();
   result.transformer = std::make_shared<const Transformer<Arch, B>>(config, load);
+  result.digest = base_digest(*checkpoint, load.used(), names.prefix);
+  result.context = adapter_context_of(checkpoint->metadata(), files.name());
 
   for (const HeadLayer& layer : Arch::head(config)) {
     for (const char* part : {".weight", ".bias"}) {

@@ -45,18 +45,22 @@ class AdaptedBase {
   Index max_tokens() const { return max_tokens_; }
 
  protected:
-  /// `max_tokens` 0: all the base has positions for. `base_dropout` stands for every dropout of config.json.
+  /// `max_tokens` 0: those of an adapter that was merged into the base, else all it has positions for. `base_dropout`
+  /// stands for every dropout of config.json.
   AdaptedBase(Pretrained<Arch, B> base, Index max_tokens, std::optional<double> base_dropout)
-      : base_(std::move(base)), max_tokens_(checked_max_tokens(max_tokens, base_.config(), base_.name)) {
+      : base_(std::move(base)),
+        max_tokens_(
+            checked_max_tokens(max_tokens == 0 ? base_.context.max_tokens : max_tokens, base_.config(), base_.name)) {
     const ModelConfig& config = base_.config();
     dropouts_ = {base_dropout.value_or(config.hidden_dropout), base_dropout.value_or(config.attention_dropout),
                  base_dropout.value_or(config.classifier_dropout)};
   }
 
-  /// Places the adapter, before anything is run. \throws ConfigError for a configuration that fits nothing in the base.
+  /// Places the adapter, before anything is run. `head` ends in the layer that has a row for each of `labels`;
+  /// `context` is what the task adds to it. \throws ConfigError for a configuration that fits nothing in the base.
   void place_adapter(const LoraConfig& lora, TaskType task, std::vector<HeadLayer> head,
                      const std::vector<std::string>& always_saved, const std::vector<std::string>& labels,
-                     ProblemType problem_type = ProblemType::single_label) {
+                     AdapterContext context) {
     plan_ = plan_adapter<Arch>(base_.config(), head, lora, task, always_saved, [&](Index layer, LayerLinear which) {
       const FrozenLinear& linear = base_.transformer->linear(layer, which);
       return std::pair{linear.out(), linear.in()};
@@ -64,7 +68,13 @@ class AdaptedBase {
     auto layout = std::make_shared<AdapterLayout>(*plan_.layout);
     layout->base_model = base_.name;
     layout->id2label = labels;
-    layout->problem_type = problem_type;
+    if (!head.empty()) {
+      layout->output_layer = head.back().name;
+      layout->base_id2label = base_.config().id2label;
+    }
+    layout->context = std::move(context);
+    layout->context.max_tokens = max_tokens_;
+    layout->context.base_digest = base_.digest;
     plan_.layout = std::move(layout);
     head_layers_ = std::move(head);
   }
@@ -74,8 +84,8 @@ class AdaptedBase {
   /// Binds a training step to the workspace: `parameters` as operations read them, and `gradient` where they add to it.
   void bind_training(Workspace& workspace, std::span<const Element> parameters, std::span<Scalar> gradient,
                      const StepAddress& address) const {
-    workspace.slot = bind_adapter<Element, Scalar>(plan_, head_layers_, parameters, gradient, address,
-                                                   plan_.layout->config.dropout);
+    workspace.slot =
+        bind_adapter<Element, Scalar>(plan_, head_layers_, parameters, gradient, address, plan_.layout->config.dropout);
     set_pass(workspace, true);
   }
 
@@ -94,8 +104,8 @@ class AdaptedBase {
     MatrixView<Scalar> statistics;
   };
 
-  /// Puts the workspace's batch where the runner reads it. Of the last block only `pooled_rows` will be computed, unless
-  /// that is empty.
+  /// Puts the workspace's batch where the runner reads it. Of the last block only `pooled_rows` will be computed,
+  /// unless that is empty.
   void prepare_base(Workspace& workspace, std::span<const std::int32_t> pooled_rows) const {
     const PackedBatch& batch = workspace.batch;
     base_.transformer->check(batch.tokens, batch.token_types, batch.cu_seqlens);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -45,15 +46,29 @@ struct SavedTensor {
   }
 };
 
-/// The names, shapes and places of an adapter's numbers, and what PEFT's adapter_config.json needs to know.
+/// The model around an adapter, as far as PEFT's fields do not tell it: what the adapter needs to compute again what it
+/// computed in training. Files keep it beside the tensors (hf/adapter_metadata.hpp); an adapter from elsewhere has none
+/// of it.
+struct AdapterContext {
+  std::optional<Pooling> pooling = {};           ///< of a sequence classifier
+  Index max_tokens = 0;                          ///< where texts were cut; 0: not known
+  std::optional<ProblemType> problem_type = {};  ///< of a sequence classifier
+  std::string base_digest = {};                  ///< `Pretrained::digest` of the base; empty: not known
+
+  friend bool operator==(const AdapterContext&, const AdapterContext&) = default;
+};
+
+/// The names, shapes and places of an adapter's numbers, and what the files of an adapter need to know.
 struct AdapterLayout {
   LoraConfig config;
   TaskType task = TaskType::sequence_classification;
-  std::string base_model;                                ///< base_model_name_or_path
-  std::vector<std::string> target_modules;               ///< resolved, sorted
-  std::vector<std::string> modules_to_save;              ///< resolved: module names, the head among them
-  std::vector<std::string> id2label;                     ///< empty for language models
-  ProblemType problem_type = ProblemType::single_label;  ///< what a classifier's head is trained for
+  std::string base_model;                    ///< base_model_name_or_path
+  std::vector<std::string> target_modules;   ///< resolved, sorted
+  std::vector<std::string> modules_to_save;  ///< resolved: module names, the head among them
+  std::vector<std::string> id2label;         ///< empty for language models
+  std::string output_layer;                  ///< the saved module with a row for each label: "classifier"; empty: none
+  std::vector<std::string> base_id2label;    ///< config.json's, for adapters that bring no names of their own
+  AdapterContext context;
 
   std::vector<AdapterSite> sites;
   std::vector<SavedTensor> saved;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "fedlora/data/dataset.hpp"
+#include "fedlora/data/labels.hpp"
 #include "fedlora/data/table.hpp"
 #include "fedlora/lora/adapted_base.hpp"
 #include "fedlora/lora/adapter.hpp"
@@ -27,8 +28,8 @@ namespace fedlora {
 /// What a classifier is, apart from its adapter.
 struct ClassifierOptions {
   std::vector<std::string> labels = {};     ///< names, by number; empty: the checkpoint's id2label
-  std::optional<Pooling> pooling = {};      ///< the family's own when absent
-  Index max_tokens = 0;                     ///< longest sequence in tokens; 0: all the base has positions for
+  std::optional<Pooling> pooling = {};      ///< absent: that of an adapter merged into the base, else the family's own
+  Index max_tokens = 0;                     ///< longest sequence in tokens; 0: the same, else the base's positions
   std::optional<double> base_dropout = {};  ///< instead of every dropout of config.json (not the adapter's)
   /// What is predicted, and by which loss. Absent: what config.json says, else numbers for one label and one of the
   /// labels for several, as transformers has it.
@@ -63,8 +64,9 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   SequenceClassifier(Pretrained<Arch, B> pretrained, ClassifierOptions options, const LoraConfig& lora)
       : Base(std::move(pretrained), options.max_tokens, options.base_dropout),
         labels_(std::move(options.labels)),
-        pooling_(options.pooling.value_or(Arch::pooling)) {
+        pooling_(options.pooling.value_or(base().context.pooling.value_or(Arch::pooling))) {
     if (labels_.empty()) labels_ = base().config().id2label;
+    if (labels_.empty()) labels_ = checkpoint_labels();
     if (labels_.empty()) fail<ConfigError>("classifier of " + base().name, "at least one label", "none");
     const auto by_count = labels_.size() == 1 ? ProblemType::regression : ProblemType::single_label;
     problem_type_ = options.problem_type.value_or(base().config().problem_type.value_or(by_count));
@@ -81,7 +83,10 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   /// What a person should be told about how the head came to be.
   const std::vector<std::string>& notes() const { return notes_; }
 
-  /// A drawn from `seed`, B zero, the head from the checkpoint where it has one, else drawn as transformers draws it.
+  Pooling pooling() const { return pooling_; }
+
+  /// A drawn from `seed`, B zero, the head from the checkpoint where it has one for these labels (each takes its own
+  /// row: data/labels.hpp), else drawn as transformers draws it.
   Adapter<Scalar> initial_adapter(std::uint64_t seed) const {
     Adapter<Scalar> adapter(layout());
     initialise_low_rank(this->plan(), seed, adapter);
@@ -89,8 +94,15 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
       const SavedTensor& tensor = layout()->saved[i];
       const auto values =
           adapter.values().subspan(static_cast<std::size_t>(tensor.offset), static_cast<std::size_t>(tensor.size()));
-      if (const FrozenMatrix* given = checkpoint_tensor(tensor.name, tensor.shape); given != nullptr) {
-        std::ranges::copy(this->backend().values(*given), values.begin());
+      const bool output = tensor.name.starts_with(layout()->output_layer + ".");
+      const FrozenMatrix* given =
+          output && output_rows_.empty() ? nullptr : checkpoint_tensor(tensor.name, tensor.shape);
+      if (given != nullptr) {
+        const auto stored = this->backend().values(*given);
+        const std::size_t width = output ? values.size() / labels_.size() : values.size();
+        for (std::size_t row = 0; row * width < values.size(); ++row)
+          std::copy_n(stored.begin() + (output ? output_rows_[row] : 0) * static_cast<Index>(width), width,
+                      values.begin() + static_cast<Index>(row * width));
       } else if (tensor.shape.size() == 2) {
         RandomSequence draws(derive_key(seed, Purpose::initialise_head, i));
         for (Scalar& value : values) value = static_cast<Scalar>(base().config().initializer_range * draws.normal());
@@ -244,6 +256,29 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     return std::move(counts).evaluation();
   }
 
+  /// The names of the rows of the checkpoint's own output layer; config.json's where it has none.
+  std::vector<std::string> checkpoint_labels() const {
+    const HeadLayer output = Arch::head(base().config()).back();
+    const auto weight = base().head.find(output.name + ".weight");
+    if (weight == base().head.end() || weight->second.cols != output.in) return base().config().id2label;
+    return row_names(base().config().id2label, weight->second.rows);
+  }
+
+  /// Finds the row of the checkpoint's output layer for every label, or says why none is taken over.
+  void match_output(const HeadLayer& output) {
+    const std::vector<std::string> head = checkpoint_labels();
+    const LabelMatch match = match_labels(head, labels_);
+    if (match && head.size() == labels_.size()) {
+      output_rows_ = match.rows;
+      if (match.rule != LabelRule::name && head.size() > 1)
+        notes_.push_back(output.name + " of " + base().name + ": " + label_rows_text(match, head, labels_) +
+                         (match.rule == LabelRule::order ? "; by order, as nothing tells which is which" : ""));
+    } else {
+      notes_.push_back(output.name + ": the checkpoint " + base().name + " has it for " + detail::quoted_list(head) +
+                       ", not for " + detail::quoted_list(labels_) + "; initialised, trained and sent whole");
+    }
+  }
+
   void build_head(const LoraConfig& lora) {
     std::vector<HeadLayer> layers = Arch::head(base().config());
     if (pooling_ == Pooling::mean) layers.erase(layers.begin(), layers.end() - 1);  // the pooler is for the first token
@@ -251,18 +286,29 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     std::vector<FrozenLinear> frozen(layers.size());
     for (std::size_t i = 0; i < layers.size(); ++i) {
       HeadLayer& layer = layers[i];
+      const bool output = i + 1 == layers.size();
+      const auto stored = base().head.find(layer.name + ".weight");
+      const bool has_rows = output && stored != base().head.end() && stored->second.cols == layer.in;
+      if (has_rows) match_output(layer);
       if (layer.out == 0) layer.out = static_cast<Index>(labels_.size());
       const FrozenMatrix* weight = checkpoint_tensor(layer.name + ".weight", {layer.out, layer.in});
       const FrozenMatrix* bias = layer.bias ? checkpoint_tensor(layer.name + ".bias", {layer.out}) : nullptr;
-      if (weight != nullptr && (bias != nullptr || !layer.bias)) {
+      if (weight != nullptr && (bias != nullptr || !layer.bias) && (!output || !output_rows_.empty())) {
         frozen[i] = {*weight, bias != nullptr ? *bias : FrozenMatrix{}};
       } else {
         missing.push_back(layer.name);
+        if (has_rows && output_rows_.empty()) continue;  // match_output has said why
         notes_.push_back(layer.name + ": not in the checkpoint " + base().name + " for " +
                          std::to_string(labels_.size()) + " labels; initialised, trained and sent whole");
       }
     }
-    this->place_adapter(lora, TaskType::sequence_classification, layers, missing, labels_, problem_type_);
+    if (lora.freeze_head && !std::is_sorted(output_rows_.begin(), output_rows_.end()))
+      fail<ConfigError>("labels of a frozen head of " + base().name, "the checkpoint's order",
+                        detail::quoted_list(labels_));
+    AdapterContext context;
+    context.pooling = pooling_;
+    context.problem_type = problem_type_;
+    this->place_adapter(lora, TaskType::sequence_classification, layers, missing, labels_, std::move(context));
     head_ = ClassificationHead<B>(std::move(layers), std::move(frozen));
   }
 
@@ -345,6 +391,7 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   }
 
   std::vector<std::string> labels_;
+  std::vector<Index> output_rows_;  ///< of the checkpoint's output layer, for every label; empty: none is taken over
   std::vector<std::string> notes_;
   Pooling pooling_ = Arch::pooling;
   ProblemType problem_type_ = ProblemType::single_label;

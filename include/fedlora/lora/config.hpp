@@ -43,6 +43,8 @@ struct LoraConfig {
 
   /// Modules trained whole and sent whole, in addition to the task's head.
   std::vector<std::string> modules_to_save = {};
+  /// True for a head that stays as the checkpoint has it, as PEFT does without a task_type.
+  bool freeze_head = false;
 
   LoraInit init = LoraInit::kaiming;
 };

@@ -54,7 +54,7 @@ requires(Arch::causal) class LanguageModel : public AdaptedBase<Arch, B> {
       fail<ConfigError>(base().name,
                         "an output layer (" + std::string(Arch::names.lm_head) + ".weight) or tied embeddings",
                         "neither");
-    this->place_adapter(lora, TaskType::causal_lm, {}, {}, {});
+    this->place_adapter(lora, TaskType::causal_lm, {}, {}, {}, {});
   }
 
   /// A drawn from `seed`, B zero.

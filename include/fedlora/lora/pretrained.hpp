@@ -9,6 +9,7 @@
 
 #include "fedlora/backend/concepts.hpp"
 #include "fedlora/data/tokenizer.hpp"
+#include "fedlora/lora/adapter.hpp"
 #include "fedlora/nn/transformer.hpp"
 
 namespace fedlora {
@@ -22,6 +23,8 @@ struct Pretrained {
   std::map<std::string, FrozenMatrix> head;    ///< by whole name: "bert.pooler.dense.weight", "classifier.bias"
   FrozenMatrix lm_head;                        ///< (vocab, hidden); the word embeddings when they are tied; empty: none
   std::string name;                            ///< the directory or repository it came from
+  std::string digest;                          ///< of the base's weights (hf/base_digest.hpp); empty: not known
+  AdapterContext context;                      ///< of the adapter that was merged into it, if one was
   std::vector<std::string> warnings;           ///< what a person should be told
 
   const ModelConfig& config() const { return transformer->config(); }

@@ -29,6 +29,18 @@ struct AdapterPlan {
 
 namespace detail {
 
+/// Where an expression escapes a letter that means something to Python alone (\A, \Z, …), which ECMAScript would read
+/// as the letter itself; npos: nowhere.
+inline std::size_t foreign_escape(std::string_view pattern) {
+  for (std::size_t i = 0; i + 1 < pattern.size(); ++i) {
+    if (pattern[i] != '\\') continue;
+    const char c = pattern[++i];
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    if (letter && std::string_view("bBdDsSwWfnrtvxu").find(c) == std::string_view::npos) return i - 1;
+  }
+  return std::string_view::npos;
+}
+
 /// Patterns come with adapters from anywhere: long ones are refused, and where the standard library can, matching takes
 /// polynomial time whatever the pattern.
 inline std::regex compile_pattern(const std::string& pattern, const std::string& field) {
@@ -36,6 +48,9 @@ inline std::regex compile_pattern(const std::string& pattern, const std::string&
   if (pattern.size() > longest)
     fail<ConfigError>("LoRA " + field, "a regular expression of at most " + std::to_string(longest) + " characters",
                       std::to_string(pattern.size()));
+  if (const std::size_t at = foreign_escape(pattern); at != std::string::npos)
+    fail<ConfigError>("LoRA " + field, "a regular expression without " + in_quotes(pattern.substr(at, 2)),
+                      in_quotes(pattern));
   if (std::count(pattern.begin(), pattern.end(), '(') > 256)
     fail<ConfigError>("LoRA " + field, "a regular expression with at most 256 groups", "more");
   try {
@@ -97,7 +112,8 @@ AdapterPlan plan_adapter(const ModelConfig& model, const std::vector<HeadLayer>&
 
   // What is trained whole: PEFT's own entries for the task, the user's, and what the checkpoint does not have.
   std::vector<std::string> saved = config.modules_to_save;
-  if (task == TaskType::sequence_classification) saved.insert(saved.end(), {"classifier", "score"});
+  if (task == TaskType::sequence_classification && !config.freeze_head)
+    saved.insert(saved.end(), {"classifier", "score"});
   saved.insert(saved.end(), always_saved.begin(), always_saved.end());
   std::sort(saved.begin(), saved.end());
   saved.erase(std::unique(saved.begin(), saved.end()), saved.end());
@@ -109,8 +125,10 @@ AdapterPlan plan_adapter(const ModelConfig& model, const std::vector<HeadLayer>&
     if (any || entry == "classifier" || entry == "score") continue;
     std::string known;
     for (const HeadLayer& layer : head) known += (known.empty() ? "" : ", ") + layer.name;
-    fail<ConfigError>("LoRA modules_to_save", "modules of the head: " + (known.empty() ? "none here" : known),
-                      "'" + entry + "'");
+    fail<ConfigError>(
+        "LoRA modules_to_save",
+        "modules of the head, as no others can be trained whole: " + (known.empty() ? "none here" : known),
+        "'" + entry + "'");
   }
   layout->modules_to_save = saved;
 

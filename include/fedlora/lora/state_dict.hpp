@@ -70,11 +70,12 @@ enum class DtypePolicy {
   widen,  ///< any of F64, F32, F16, BF16: a file from elsewhere
 };
 
-/// The adapter in a safetensors file. Names are checked both ways and every shape against the layout.
+/// The adapter in the tensors of a file. Names are checked both ways and every shape against the layout.
 /// \throws FormatError naming file and tensor: one that is missing, unexpected, or of another shape or dtype.
 template <class T>
-Adapter<T> adapter_from(const SafetensorsFile& file, const std::shared_ptr<const AdapterLayout>& layout,
-                        const std::string& where, DtypePolicy policy) {
+Adapter<T> adapter_from(const std::map<std::string, TensorView>& tensors,
+                        const std::shared_ptr<const AdapterLayout>& layout, const std::string& where,
+                        DtypePolicy policy) {
   const std::vector<StateEntry> entries = state_entries(*layout);
   const auto list = [](const std::vector<std::string>& names) {
     std::string text;
@@ -84,8 +85,8 @@ Adapter<T> adapter_from(const SafetensorsFile& file, const std::shared_ptr<const
   };
   std::vector<std::string> missing, unexpected;
   for (const StateEntry& entry : entries)
-    if (file.find(entry.key) == nullptr) missing.push_back(entry.key);
-  for (const auto& [name, view] : file.tensors()) {
+    if (!tensors.contains(entry.key)) missing.push_back(entry.key);
+  for (const auto& [name, view] : tensors) {
     const auto found =
         std::lower_bound(entries.begin(), entries.end(), name,
                          [](const StateEntry& entry, const std::string& key) { return entry.key < key; });
@@ -99,7 +100,7 @@ Adapter<T> adapter_from(const SafetensorsFile& file, const std::shared_ptr<const
   }
   Adapter<T> adapter(layout);
   for (const StateEntry& entry : entries) {
-    const TensorView& view = *file.find(entry.key);
+    const TensorView& view = tensors.at(entry.key);
     if (view.shape != entry.shape)
       fail<FormatError>(where + ", tensor " + entry.key, "shape " + shape_text(std::span<const Index>(entry.shape)),
                         shape_text(std::span<const Index>(view.shape)));

@@ -114,6 +114,18 @@ struct HeadLayer {
 /// Which row stands for a sequence.
 enum class Pooling { first_token, last_token, mean };
 
+/// As options and files spell them, by number.
+inline constexpr std::array<std::string_view, 3> pooling_names = {"cls", "last", "mean"};
+
+constexpr std::string_view pooling_name(Pooling pooling) { return pooling_names[static_cast<std::size_t>(pooling)]; }
+
+/// The pooling of that name, or none.
+constexpr std::optional<Pooling> pooling_named(std::string_view name) {
+  for (std::size_t i = 0; i < pooling_names.size(); ++i)
+    if (name == pooling_names[i]) return static_cast<Pooling>(i);
+  return std::nullopt;
+}
+
 namespace detail {
 
 inline Activation read_activation(const Json& json, std::string_view field, std::string_view file) {
@@ -153,15 +165,10 @@ inline Index read_size(const Json& json, std::string_view field, std::string_vie
   return value;
 }
 
-/// Fields that all families write alike, and the checks that hold for all.
-inline void read_common(const Json& json, std::string_view file, ModelConfig& config) {
-  config.initializer_range = json_get_or<double>(json, "initializer_range", file, 0.02);
-  if (!(config.initializer_range >= 0 && config.initializer_range <= 100))
-    fail<ConfigError>(std::string(file) + ", field initializer_range", "a deviation from 0 to 100",
-                      std::to_string(config.initializer_range));
-  config.architectures = json_get_or<std::vector<std::string>>(json, "architectures", file, {});
+/// The names of a checkpoint's labels, by number; empty when it names none.
+inline std::vector<std::string> read_id2label(const Json& json, std::string_view file) {
   const auto labels = json_get_or<std::map<std::string, std::string>>(json, "id2label", file, {});
-  config.id2label.resize(labels.size());
+  std::vector<std::string> names(labels.size());
   for (const auto& [key, label] : labels) {
     std::size_t id = labels.size();
     if (!key.empty() && key.size() < 10 && key.find_first_not_of("0123456789") == std::string::npos)
@@ -169,11 +176,22 @@ inline void read_common(const Json& json, std::string_view file, ModelConfig& co
     if (id >= labels.size())
       fail<ConfigError>(std::string(file) + ", field id2label",
                         "the keys \"0\" to \"" + std::to_string(labels.size() - 1) + "\"", in_quotes(key));
-    config.id2label[id] = label;
+    names[id] = label;
   }
   if (labels.empty() && json.contains("num_labels") && !json["num_labels"].is_null() && json["num_labels"] != 0)
     for (Index i = 0, count = read_size(json, "num_labels", file, Index{1} << 20); i < count; ++i)
-      config.id2label.push_back("LABEL_" + std::to_string(i));
+      names.push_back("LABEL_" + std::to_string(i));
+  return names;
+}
+
+/// Fields that all families write alike, and the checks that hold for all.
+inline void read_common(const Json& json, std::string_view file, ModelConfig& config) {
+  config.initializer_range = json_get_or<double>(json, "initializer_range", file, 0.02);
+  if (!(config.initializer_range >= 0 && config.initializer_range <= 100))
+    fail<ConfigError>(std::string(file) + ", field initializer_range", "a deviation from 0 to 100",
+                      std::to_string(config.initializer_range));
+  config.architectures = json_get_or<std::vector<std::string>>(json, "architectures", file, {});
+  config.id2label = read_id2label(json, file);
   if (const auto name = json_get_or<std::string>(json, "problem_type", file, ""); !name.empty()) {
     config.problem_type = problem_type_of(name);
     const std::string field = std::string(file) + ", field problem_type";
