@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   std::size_t line_number = 0;
   try {
     const fedlora::Tokenizer tokenizer = fedlora::load_tokenizer(std::filesystem::path(path));
+    for (const std::string& warning : tokenizer.warnings()) std::cerr << "fedlora-tokenize: " << warning << '\n';
     for (std::string line; std::getline(std::cin, line);) {
       ++line_number;
       if (decode) {

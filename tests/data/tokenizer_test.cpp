@@ -36,7 +36,7 @@ detail::Vocabulary numbered(const Strings& pieces) {
 }
 
 TokenizerParts parts_with(std::variant<detail::WordPiece, detail::Bpe> model) {
-  return {{}, {}, std::move(model), {}, {}, std::nullopt, "test"};
+  return {.normalizers = {}, .pre_tokenizers = {}, .model = std::move(model)};
 }
 
 }  // namespace
@@ -158,7 +158,7 @@ TEST_CASE("Added tokens: the longest, and their flags") {
     TokenizerParts parts = parts_with(detail::WordPiece(numbered({"[UNK]", "x", "##x"}), {}));
     parts.pre_tokenizers = {detail::WhitespaceSplit{}};
     parts.normalizers = {detail::LowercaseNormalizer{}};
-    parts.added_tokens = std::move(tokens);
+    parts.add(tokens, "test");
     return Tokenizer(std::move(parts)).encode(text).ids;
   };
   CHECK(with({{.content = "<a>"}, {.content = "<a><b>"}}, "x<a><b>x<a>") == Ids{1, 4, 1, 3});
@@ -206,7 +206,7 @@ TEST_CASE("Lengths count special tokens; too small ones and broken text are refu
 
 TEST_CASE("Ids and pieces, both ways") {
   TokenizerParts parts = parts_with(detail::WordPiece(numbered({"[UNK]", "x", "##x"}), {}));
-  parts.added_tokens = {{.content = "[UNK]", .special = true}, {.content = "new"}};
+  parts.add({{.content = "[UNK]", .special = true}, {.content = "new", .source = "a file"}}, "test");
   const Tokenizer tokenizer(std::move(parts));
   CHECK(tokenizer.vocab_size() == 4);
   CHECK(tokenizer.token_to_id("new") == 3);

@@ -43,8 +43,9 @@ inline void require_tiling(const std::vector<detail::TokenSpan>& spans, std::str
     const std::string_view part = text.substr(span.begin, span.end - span.begin);
     require(detail::first_invalid_utf8(part) == part.npos, "a part is whole characters");
     if (span.id < 0) continue;
-    const std::string* const written = tokens.written_form_of(span.id);
-    require(written != nullptr, "a part that is a token has its text");
+    const AddedToken* const token = tokens.token_of(span.id);
+    require(token != nullptr, "a part that is a token has its text");
+    const std::string* const written = token->normalized ? tokens.written_form_of(span.id) : &token->content;
     const std::size_t own = part.find(*written);
     require(own != part.npos || detail::is_space(detail::code_point_at(*written, 0)),
             "a part that is a token holds it");
@@ -65,13 +66,16 @@ const Target added_tokens_target("added_tokens", [](std::string_view input) {
   }
   static const detail::Vocabulary vocabulary({{"a", 0}, {"b", 1}, {"ab", 2}, {"<s>", 3}, {" ", 4}}, "fuzz");
   static const std::vector<detail::Normalizer> normalizers{detail::LowercaseNormalizer{}};
-  const auto tokens =
-      unless_refused("fuzz", [&] { return detail::AddedTokens(list, vocabulary, normalizers, "fuzz"); });
+  const auto tokens = unless_refused("fuzz", [&] {
+    detail::AddedTokens added;
+    added.add(list, vocabulary, normalizers, "fuzz");
+    return added;
+  });
   if (!tokens) return;
   for (const AddedToken& token : list)
     if (!token.content.empty()) {
       const std::int32_t id = tokens->find(token.content);
-      require(id >= 0 && tokens->content_of(id) != nullptr && *tokens->content_of(id) == token.content,
+      require(id >= 0 && tokens->token_of(id) != nullptr && tokens->token_of(id)->content == token.content,
               "a token has an id, and the id the token");
     }
   require_tiling(tokens->find_verbatim(input), input, *tokens);

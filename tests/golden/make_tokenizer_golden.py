@@ -8,6 +8,9 @@
 to be kept here. For line i the hash (FNV-1a, 64 bits, over little-endian 32-bit words) takes in, each list with its length before it:
   ids and token types of the line; ids without special tokens; ids at no more than 5 + i % 29 tokens; ids and token types of the pair
   (line i, line i + 1) at no more than 8 + i % 57 tokens; the UTF-8 bytes, one word each, of the decoded line without special tokens.
+
+NAME_auto.u64 is the same of every fifth line by AutoTokenizer of transformers, from a directory: what the class that the directory names
+makes of it.
 """
 import pathlib
 import struct
@@ -15,6 +18,7 @@ import sys
 
 import tokenizers
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, Tokenizer
+from transformers import AutoTokenizer
 
 LINES = 10_000
 FILES = [
@@ -47,6 +51,14 @@ TOKENIZERS = {
     "stories260k": "models/stories260K/hf/tokenizer.json",
     "tiny_bert": "models/tiny_bert_random/tokenizer.json",
 }
+
+DIRECTORIES = {
+    "roberta_auto": "tokenizers/roberta-base",
+    "phi3_auto": "tokenizers/phi-3-mini",
+    "stories260k_auto": "models/stories260K/hf",
+    "tiny_bert_auto": "models/tiny_bert_random",
+}
+STEP = 5
 
 
 def drawn_lines(data):
@@ -85,6 +97,19 @@ def main(data):
             text = tokenizer.decode(whole.ids, skip_special_tokens=True).encode()
             hashes.append(line_hash(whole.ids, whole.type_ids, plain.ids, short.ids, both.ids, both.type_ids, list(text)))
         (out / f"{name}.u64").write_bytes(struct.pack(f"<{LINES}Q", *hashes))
+    for name, source in DIRECTORIES.items():
+        tokenizer = AutoTokenizer.from_pretrained(data / source)
+        ids = lambda *texts, **options: tokenizer(*texts, **options)["input_ids"]
+        types = lambda made: made.get("token_type_ids", [0] * len(made["input_ids"]))
+        hashes = []
+        for i in range(0, LINES, STEP):
+            line, pair = lines[i], lines[(i + 1) % LINES]
+            both = tokenizer([line], [pair], truncation=True, max_length=8 + i % 57)  # a list, as an empty second text counts there
+            whole, both = tokenizer(line), {name: lists[0] for name, lists in both.items()}
+            text = tokenizer.decode(whole["input_ids"], skip_special_tokens=True).encode()
+            hashes.append(line_hash(whole["input_ids"], types(whole), ids(line, add_special_tokens=False),
+                                    ids(line, truncation=True, max_length=5 + i % 29), both["input_ids"], types(both), list(text)))
+        (out / f"{name}.u64").write_bytes(struct.pack(f"<{len(hashes)}Q", *hashes))
     print(f"tokenizers {tokenizers.__version__}: {len(TOKENIZERS)} files of {LINES} hashes")
 
 

@@ -4,6 +4,7 @@
 // tokens come last. Files that describe a tokenizer are read by hf/tokenizer_files.hpp.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -23,6 +24,7 @@
 #include "fedlora/data/tokenizer/normalizer.hpp"
 #include "fedlora/data/tokenizer/post_processor.hpp"
 #include "fedlora/data/tokenizer/pre_tokenizer.hpp"
+#include "fedlora/data/tokenizer/vocabulary.hpp"
 #include "fedlora/data/tokenizer/wordpiece.hpp"
 
 namespace fedlora {
@@ -37,21 +39,37 @@ struct TokenizerParts {
   std::vector<detail::Normalizer> normalizers;
   std::vector<detail::PreTokenizer> pre_tokenizers;
   std::variant<detail::WordPiece, detail::Bpe> model;
-  std::vector<AddedToken> added_tokens;
-  std::vector<detail::PostProcessor> post_processors;
-  std::optional<std::vector<detail::Decoder>> decoders;  ///< none: tokens joined by spaces
-  std::string where;                                     ///< the file, for messages
+  detail::AddedTokens added_tokens = {};
+  std::vector<detail::PostProcessor> post_processors = {};
+  std::optional<std::vector<detail::Decoder>> decoders = {};  ///< none: tokens joined by spaces
+  std::string vocabulary_source = {};      ///< the file (and field) of the model's pieces, for messages
+  bool cuts_beginning = false;             ///< a text that is too long loses its beginning, not its end
+  bool has_token_types = true;             ///< false: every token type is 0, whichever text the token is of
+  bool cleans_up_spaces = false;           ///< decode() takes spaces before punctuation and contractions away
+  std::vector<std::string> warnings = {};  ///< about the files, for whoever loads them
+
+  const detail::Vocabulary& vocabulary() const {
+    return std::visit([](const auto& part) -> const detail::Vocabulary& { return part.vocabulary(); }, model);
+  }
+  /// Adds tokens beside the model's pieces: see AddedTokens::add. The normalizers must stand.
+  void add(const std::vector<AddedToken>& tokens, std::string_view where) {
+    added_tokens.add(tokens, vocabulary(), normalizers, where);
+  }
+  /// The id of an added token or a piece, or -1.
+  std::int32_t find(std::string_view token) const {
+    const std::int32_t id = added_tokens.find(token);
+    return id < 0 ? vocabulary().find(token) : id;
+  }
 };
 
 /// Encodes and decodes. Cheap to copy; every method may be called from many threads at once.
 class Tokenizer {
  public:
-  /// \throws FormatError when an added token cannot be numbered.
-  explicit Tokenizer(TokenizerParts parts) : state_(std::make_shared<const State>(std::move(parts))) {}
+  explicit Tokenizer(TokenizerParts parts) : parts_(std::make_shared<const TokenizerParts>(std::move(parts))) {}
 
-  /// One text. Too many tokens are cut off at its end. \throws FormatError for text that is not UTF-8, naming the
-  /// offset of the byte, or that needs an unknown token where there is none; ConfigError when `max_tokens` is negative
-  /// or leaves no room for the special tokens.
+  /// One text. Too many tokens are cut off at its end (or beginning, where the files say so). \throws FormatError for
+  /// text that is not UTF-8, naming the offset of the byte, or that needs an unknown token where there is none;
+  /// ConfigError when `max_tokens` is negative or leaves no room for the special tokens.
   Encoding encode(std::string_view text, EncodeOptions options = {}) const {
     const Index room = room_for_text(options, false);
     std::vector<Encoding> parts;
@@ -59,8 +77,8 @@ class Tokenizer {
     return finish(std::move(parts), options);
   }
 
-  /// A pair of texts. Too many tokens are cut off at the end of the longer one until both have the same length, then of
-  /// both.
+  /// A pair of texts. Too many tokens are cut off at that end of the longer one until both have the same length, then
+  /// of both.
   Encoding encode(std::string_view text, std::string_view pair, EncodeOptions options) const {
     const Index room = room_for_text(options, true);
     std::vector<Encoding> parts;
@@ -78,62 +96,62 @@ class Tokenizer {
     std::vector<std::string> tokens;
     tokens.reserve(ids.size());
     for (const std::int32_t id : ids) {
-      const std::string* added = state_->added.written_form_of(id);
+      const std::string* added = parts_->added_tokens.written_form_of(id);
       const std::optional<std::string_view> token =
-          added != nullptr ? std::optional<std::string_view>(*added) : vocabulary().piece_of(id);
-      if (token && !(skip_special_tokens && state_->added.is_special(*token))) tokens.emplace_back(*token);
+          added != nullptr ? std::optional<std::string_view>(*added) : parts_->vocabulary().piece_of(id);
+      if (token && !(skip_special_tokens && parts_->added_tokens.is_special(*token))) tokens.emplace_back(*token);
     }
     std::string out;
-    if (!state_->parts.decoders) {
+    if (parts_->decoders) {
+      for (const detail::Decoder& step : *parts_->decoders) detail::decode_step(step, tokens);
+      for (const std::string& token : tokens) out += token;
+    } else {
       for (std::size_t i = 0; i < tokens.size(); ++i) out.append(i == 0 ? "" : " ").append(tokens[i]);
-      return out;
     }
-    for (const detail::Decoder& step : *state_->parts.decoders) detail::decode_step(step, tokens);
-    for (const std::string& token : tokens) out += token;
-    return out;
+    return parts_->cleans_up_spaces ? detail::without_spaces_before_punctuation(std::move(out)) : out;
   }
 
   /// How many different tokens there are, added ones included.
-  Index vocab_size() const { return static_cast<Index>(vocabulary().size() + state_->added.beyond_vocabulary()); }
+  Index vocab_size() const {
+    return static_cast<Index>(parts_->vocabulary().size() + parts_->added_tokens.beyond_vocabulary());
+  }
+
+  /// The largest id that a token has, or -1.
+  std::int32_t largest_id() const {
+    return std::max(parts_->vocabulary().largest_id(), parts_->added_tokens.largest_id());
+  }
 
   std::optional<std::int32_t> token_to_id(std::string_view token) const {
-    std::int32_t id = state_->added.find(token);
-    if (id < 0) id = vocabulary().find(token);
+    const std::int32_t id = parts_->find(token);
     return id < 0 ? std::nullopt : std::optional(id);
   }
 
   std::optional<std::string> id_to_token(std::int32_t id) const {
-    if (const std::string* added = state_->added.content_of(id)) return *added;
-    const auto piece = vocabulary().piece_of(id);
+    if (const AddedToken* added = parts_->added_tokens.token_of(id)) return added->content;
+    const auto piece = parts_->vocabulary().piece_of(id);
     return piece ? std::optional<std::string>(*piece) : std::nullopt;
   }
 
- private:
-  struct State {
-    explicit State(TokenizerParts given)
-        : parts(std::move(given)),
-          added(parts.added_tokens,
-                std::visit([](const auto& model) -> const detail::Vocabulary& { return model.vocabulary(); },
-                           parts.model),
-                parts.normalizers, parts.where) {}
-    TokenizerParts parts;
-    detail::AddedTokens added;
-  };
+  /// The file and field that a token has its id from, for messages; empty where that is not known.
+  std::string source_of(std::int32_t id) const {
+    const AddedToken* added = parts_->added_tokens.token_of(id);
+    return added != nullptr && parts_->vocabulary().find(added->content) < 0 ? added->source
+                                                                             : parts_->vocabulary_source;
+  }
 
+  /// What was odd about the files that the tokenizer comes from, a sentence each.
+  const std::vector<std::string>& warnings() const { return parts_->warnings; }
+
+ private:
   static constexpr Index no_limit = Index{1} << 40;
   static constexpr std::size_t max_text_bytes = std::size_t{1} << 30;
-
-  const detail::Vocabulary& vocabulary() const {
-    return std::visit([](const auto& model) -> const detail::Vocabulary& { return model.vocabulary(); },
-                      state_->parts.model);
-  }
 
   /// How many tokens of text fit beside the special ones.
   Index room_for_text(const EncodeOptions& options, bool pair) const {
     if (options.max_tokens == 0) return no_limit;
     Index special = 0;
     if (options.special_tokens) {
-      for (const auto& step : state_->parts.post_processors) special += detail::special_token_count(step, pair);
+      for (const auto& step : parts_->post_processors) special += detail::special_token_count(step, pair);
     }
     if (options.max_tokens < special || options.max_tokens < 0) {
       fail<ConfigError>("max_tokens",
@@ -143,10 +161,15 @@ class Tokenizer {
     return options.max_tokens - special;
   }
 
-  static void cut(Encoding& part, Index length) {
-    if (static_cast<Index>(part.ids.size()) <= length) return;
-    part.ids.resize(static_cast<std::size_t>(length));
-    part.token_types.resize(static_cast<std::size_t>(length));
+  void cut(Encoding& part, Index length) const {
+    const Index excess = static_cast<Index>(part.ids.size()) - length;
+    if (excess <= 0) return;
+    if (parts_->cuts_beginning) {
+      part.ids.erase(part.ids.begin(), part.ids.begin() + excess);
+    } else {
+      part.ids.resize(static_cast<std::size_t>(length));
+    }
+    part.token_types.resize(static_cast<std::size_t>(length));  // they are all the same
   }
 
   /// The first two stages: added tokens and words.
@@ -154,25 +177,25 @@ class Tokenizer {
     detail::PieceText out;
     out.text.reserve(text.size() + text.size() / 8);
     std::string normalized;
-    for (const detail::TokenSpan& span : state_->added.find_verbatim(text)) {
+    for (const detail::TokenSpan& span : parts_->added_tokens.find_verbatim(text)) {
       if (span.id >= 0) {
         out.pieces.push_back({out.text.size(), out.text.size(), span.id, false});
         continue;
       }
       normalized.assign(text.substr(span.begin, span.end - span.begin));
       bool starts = span.begin == 0;
-      for (const detail::Normalizer& step : state_->parts.normalizers) detail::normalize(step, normalized, starts);
+      for (const detail::Normalizer& step : parts_->normalizers) detail::normalize(step, normalized, starts);
       if (normalized.empty()) continue;
       const std::size_t offset = out.text.size();
       out.text += normalized;
-      if (!state_->added.searches_normalized()) {
+      if (!parts_->added_tokens.searches_normalized()) {
         out.pieces.push_back({offset, out.text.size(), -1, starts});
         continue;
       }
-      for (const detail::TokenSpan& part : state_->added.find_normalized(normalized))
+      for (const detail::TokenSpan& part : parts_->added_tokens.find_normalized(normalized))
         out.pieces.push_back({offset + part.begin, offset + part.end, part.id, starts && part.begin == 0});
     }
-    for (const detail::PreTokenizer& step : state_->parts.pre_tokenizers) detail::pre_tokenize(step, out);
+    for (const detail::PreTokenizer& step : parts_->pre_tokenizers) detail::pre_tokenize(step, out);
     return out;
   }
 
@@ -192,7 +215,7 @@ class Tokenizer {
         [&](const auto& model) {
           typename std::decay_t<decltype(model)>::Scratch scratch;
           for (const detail::Piece& piece : words.pieces) {
-            if (static_cast<Index>(out.ids.size()) >= limit) break;
+            if (static_cast<Index>(out.ids.size()) >= limit && !parts_->cuts_beginning) break;
             if (piece.id >= 0) {
               out.ids.push_back(piece.id);
             } else {
@@ -200,14 +223,14 @@ class Tokenizer {
             }
           }
         },
-        state_->parts.model);
+        parts_->model);
     out.token_types.assign(out.ids.size(), type);
     cut(out, limit);
     return out;
   }
 
   Encoding finish(std::vector<Encoding> parts, const EncodeOptions& options) const {
-    for (const auto& step : state_->parts.post_processors) detail::post_process(step, parts, options.special_tokens);
+    for (const auto& step : parts_->post_processors) detail::post_process(step, parts, options.special_tokens);
     Encoding out;
     for (Encoding& part : parts) {
       if (out.ids.empty()) {
@@ -217,10 +240,11 @@ class Tokenizer {
       out.ids.insert(out.ids.end(), part.ids.begin(), part.ids.end());
       out.token_types.insert(out.token_types.end(), part.token_types.begin(), part.token_types.end());
     }
+    if (!parts_->has_token_types) std::fill(out.token_types.begin(), out.token_types.end(), 0);
     return out;
   }
 
-  std::shared_ptr<const State> state_;
+  std::shared_ptr<const TokenizerParts> parts_;
 };
 
 }  // namespace fedlora

@@ -2,6 +2,7 @@
 // Loads a Hugging Face checkpoint: config.json, safetensors, tokenizer.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <set>
 #include <string>
@@ -38,6 +39,21 @@ inline std::string model_type_of(const FileSet& files, const Json& json) {
 inline bool is_known_buffer(std::string_view name) {
   return name.ends_with("position_ids") || name.ends_with("token_type_ids") || name.ends_with("inv_freq") ||
          name.ends_with(".masked_bias");
+}
+
+/// With what the tokenizer's files warn of, and the tokens that the embedding has no row for.
+template <class Result>
+void take_tokenizer(Tokenizer tokenizer, const ModelConfig& config, Result& result) {
+  result.warnings.insert(result.warnings.end(), tokenizer.warnings().begin(), tokenizer.warnings().end());
+  const std::int32_t largest = tokenizer.largest_id();
+  if (largest >= config.vocab_size) {
+    const std::string source = tokenizer.source_of(largest);
+    result.warnings.push_back(result.name + ": the tokenizer's ids go up to " + std::to_string(largest) + ", " +
+                              in_quotes(tokenizer.id_to_token(largest).value_or("")) +
+                              (source.empty() ? "" : " by " + source) + "; the embedding has " +
+                              std::to_string(config.vocab_size) + " rows: texts with tokens beyond them are refused");
+  }
+  result.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
 }
 
 }  // namespace detail
@@ -89,7 +105,7 @@ Pretrained<Arch, B> load_pretrained(const B& backend, const FileSet& files) {
                               " does not use: " + unused);
 
   if (files.contains("tokenizer.json") || files.contains("vocab.txt") || files.contains("vocab.json"))
-    result.tokenizer = std::make_shared<const Tokenizer>(load_tokenizer(files));
+    detail::take_tokenizer(load_tokenizer(files), config, result);
   return result;
 }
 

@@ -115,7 +115,7 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   /// label, ConfigError for a table with answers of another kind than the model's problem type has.
   Dataset encode(const Table& table, int threads = 0) const {
     check_kind(table);
-    Dataset data = encode_texts(require_tokenizer(base()), table, max_tokens(), threads);
+    Dataset data = encode_texts(require_tokenizer(base()), table, max_tokens(), base().config().vocab_size, threads);
     if (!table.label.empty()) data.labels = table.label_ids(labels_);
     if (!table.label_sets.empty()) {
       auto [labels, offsets] = table.label_set_ids(labels_);

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/parallel.hpp"
+#include "fedlora/core/utf8.hpp"
 #include "fedlora/data/dataset.hpp"
 #include "fedlora/data/table.hpp"
 #include "fedlora/data/tokenizer.hpp"
@@ -15,9 +18,33 @@
 
 namespace fedlora {
 
-/// Tokenises every text (and its pair) of a table, in order, on up to `threads` threads. Labels are the caller's.
-inline Dataset encode_texts(const Tokenizer& tokenizer, const Table& table, Index max_tokens, int threads) {
+namespace detail {
+
+/// \throws FormatError naming the first token that the embedding has no row for, and the file that numbers it.
+inline void check_tokens(const Tokenizer& tokenizer, const std::vector<std::int32_t>& ids, Index vocab_size,
+                         const std::string& where) {
+  const auto beyond = std::find_if(ids.begin(), ids.end(), [&](std::int32_t id) { return id >= vocab_size; });
+  if (beyond == ids.end()) return;
+  const std::string source = tokenizer.source_of(*beyond);
+  fail<FormatError>(
+      where,
+      "tokens numbered below " + std::to_string(vocab_size) +
+          ", the rows of the model's embedding (a checkpoint whose embedding was resized to its tokenizer "
+          "has a row for every token)",
+      in_quotes(tokenizer.id_to_token(*beyond).value_or("")) + ", which is " + std::to_string(*beyond) +
+          (source.empty() ? "" : " by " + source));
+}
+
+}  // namespace detail
+
+/// Tokenises every text (and its pair) of a table, in order, on up to `threads` threads, for a model whose embedding
+/// has `vocab_size` rows. Labels are the caller's. \throws FormatError naming table and line.
+inline Dataset encode_texts(const Tokenizer& tokenizer, const Table& table, Index max_tokens, Index vocab_size,
+                            int threads) {
   const auto size = static_cast<std::size_t>(table.size());
+  const auto where = [&](std::size_t i) {
+    return table.source + ", line " + std::to_string(table.line.empty() ? Index(i) + 1 : table.line[i]);
+  };
   std::vector<Encoding> encodings(size);
   constexpr std::size_t chunk = 64;
   parallel_for((size + chunk - 1) / chunk, threads, [&](int, std::size_t part) {
@@ -27,16 +54,14 @@ inline Dataset encode_texts(const Tokenizer& tokenizer, const Table& table, Inde
         encodings[i] = table.text_pair.empty() ? tokenizer.encode(table.text[i], options)
                                                : tokenizer.encode(table.text[i], table.text_pair[i], options);
       } catch (const Error& error) {
-        throw FormatError(table.source + ", line " + std::to_string(table.line.empty() ? Index(i) + 1 : table.line[i]) +
-                          ": " + error.what());
+        throw FormatError(where(i) + ": " + error.what());
       }
+      detail::check_tokens(tokenizer, encodings[i].ids, vocab_size, where(i));
     }
   });
   Dataset data;
   for (std::size_t i = 0; i < size; ++i) {
-    if (encodings[i].ids.empty())
-      fail<FormatError>(table.source + ", line " + std::to_string(table.line.empty() ? Index(i) + 1 : table.line[i]),
-                        "a text of at least one token", "none");
+    if (encodings[i].ids.empty()) fail<FormatError>(where(i), "a text of at least one token", "none");
     data.append(encodings[i].ids, encodings[i].token_types);
   }
   return data;

@@ -66,7 +66,7 @@ requires(Arch::causal) class LanguageModel : public AdaptedBase<Arch, B> {
 
   /// Tokenised texts; labels are not read.
   Dataset encode(const Table& table, int threads = 0) const {
-    return encode_texts(require_tokenizer(base()), table, max_tokens(), threads);
+    return encode_texts(require_tokenizer(base()), table, max_tokens(), base().config().vocab_size, threads);
   }
 
   /// Predicted tokens: all but the first of every example.

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "fedlora/core/error.hpp"
+#include "fedlora/core/utf8.hpp"
 #include "fedlora/data/tokenizer/normalizer.hpp"
 #include "fedlora/data/tokenizer/unicode.hpp"
 #include "fedlora/data/tokenizer/vocabulary.hpp"
@@ -29,6 +31,7 @@ struct AddedToken {
   bool lstrip = false;       ///< takes the white space before it
   bool rstrip = false;       ///< and after it
   bool normalized = false;   ///< is looked for in the normalised text, in its normalised form
+  std::string source = {};   ///< the file and field that name it, for messages
 };
 
 namespace detail {
@@ -38,13 +41,15 @@ class TokenTrie {
  public:
   bool empty() const { return nodes_.empty(); }
 
-  /// The earlier of two equal strings stays; an empty one is never found.
-  void insert(std::string_view text, std::int32_t id) {
-    if (text.empty()) return;
+  /// The earlier of two equal strings stays: false then. An empty one is never found.
+  bool insert(std::string_view text, std::int32_t id) {
+    if (text.empty()) return true;
     std::int32_t node = child(-1, text[0]);
     for (const char byte : text.substr(1)) node = child(node, byte);
     std::int32_t& found = nodes_[static_cast<std::size_t>(node)].id;
-    if (found < 0) found = id;
+    if (found >= 0) return false;
+    found = id;
+    return true;
   }
 
   struct Found {
@@ -111,41 +116,55 @@ struct TokenSpan {
 /// The added tokens of one tokenizer.
 class AddedTokens {
  public:
-  AddedTokens() = default;
-
-  /// A token that the vocabulary has keeps its id there; the others are numbered from the vocabulary's size on, in the
-  /// order given. \throws FormatError naming `where` when such a number is taken.
-  AddedTokens(const std::vector<AddedToken>& tokens, const Vocabulary& vocabulary,
-              const std::vector<Normalizer>& normalizers, std::string_view where) {
-    auto next = static_cast<std::int32_t>(vocabulary.size());
+  /// Adds tokens in the order given. One that is there already takes over the new flags, but stays special once it was;
+  /// one that the vocabulary has keeps its id there; the others are numbered on, from the vocabulary's size or from
+  /// beyond the largest added id: as in Hugging Face's tokenizers, where a vocabulary with gaps may have a piece of
+  /// such a number. \throws FormatError naming `where` when an id is too large.
+  void add(const std::vector<AddedToken>& tokens, const Vocabulary& vocabulary,
+           const std::vector<Normalizer>& normalizers, std::string_view where) {
+    std::int64_t next = static_cast<std::int64_t>(vocabulary.size());
+    if (!tokens_.empty()) next = std::max(next, std::int64_t{tokens_.rbegin()->first} + 1);
     for (const AddedToken& token : tokens) {
       if (token.content.empty()) continue;
       std::int32_t id = find(token.content);
       if (id < 0) {
         id = vocabulary.find(token.content);
         if (id < 0) {
-          id = next++;
-          if (const auto taken = vocabulary.piece_of(id)) {
-            fail<FormatError>(
-                where,
-                "a vocabulary numbered without gaps, so that \"" + token.content + "\" can be " + std::to_string(id),
-                "\"" + std::string(*taken) + "\" with that id");
-          }
+          if (next > std::numeric_limits<std::int32_t>::max())
+            fail<FormatError>(where, "ids up to 2147483647", in_quotes(token.content) + " beyond them");
+          id = static_cast<std::int32_t>(next++);
           ++beyond_vocabulary_;
         }
         ids_.insert(token.content, id);
       }
-      Entry entry{token, token.content};
+      const auto [at, is_new] = tokens_.try_emplace(id, Entry{token, token.content});
+      if (!is_new) {
+        std::string source = std::move(at->second.token.source);
+        at->second.token = token;
+        if (!source.empty()) at->second.token.source = std::move(source);  // who came first gave it its number
+      }
       if (token.normalized) {
+        std::string form = token.content;
         bool starts = true;
-        for (const Normalizer& step : normalizers) normalize(step, entry.written, starts);
+        for (const Normalizer& step : normalizers) normalize(step, form, starts);
+        if (form != token.content) at->second.written = std::move(form);
       }
       if (token.special) special_.insert(token.content, id);
-      tokens_.insert_or_assign(id, std::move(entry));
     }
-    for (const auto& [id, entry] : tokens_)
-      (entry.token.normalized ? normalized_ : verbatim_).insert(entry.written, id);
+    verbatim_ = {};
+    normalized_ = {};
+    never_found_.clear();
+    for (const auto& [id, entry] : tokens_) {
+      if (!entry.token.normalized) {
+        verbatim_.insert(entry.token.content, id);
+      } else if (!normalized_.insert(entry.written, id)) {
+        never_found_.push_back(id);
+      }
+    }
   }
+
+  /// Special tokens in a text are read as text.
+  void split_special_tokens(bool yes) { split_special_ = yes; }
 
   bool searches_normalized() const { return !normalized_.empty(); }
   std::vector<TokenSpan> find_verbatim(std::string_view text) const { return spans(text, verbatim_); }
@@ -155,17 +174,22 @@ class AddedTokens {
   std::int32_t find(std::string_view content) const { return ids_.find(content); }
   bool is_special(std::string_view text) const { return special_.find(text) >= 0; }
 
-  const std::string* content_of(std::int32_t id) const {
+  const AddedToken* token_of(std::int32_t id) const {
     const auto at = tokens_.find(id);
-    return at == tokens_.end() ? nullptr : &at->second.token.content;
+    return at == tokens_.end() ? nullptr : &at->second.token;
   }
-  /// What decoding begins with: the normalised form of a normalised token.
+  /// What decoding begins with: the normalised form of a token that was added as a normalised one.
   const std::string* written_form_of(std::int32_t id) const {
     const auto at = tokens_.find(id);
     return at == tokens_.end() ? nullptr : &at->second.written;
   }
 
   std::size_t beyond_vocabulary() const { return beyond_vocabulary_; }  ///< tokens that the model's vocabulary lacks
+  /// Tokens whose normalised form another token of a smaller id has. (Which of them Hugging Face's tokenizers finds
+  /// changes from run to run.)
+  const std::vector<std::int32_t>& never_found() const { return never_found_; }
+  /// The largest id, or -1.
+  std::int32_t largest_id() const { return tokens_.empty() ? -1 : tokens_.rbegin()->first; }
 
  private:
   struct Entry {
@@ -182,6 +206,7 @@ class AddedTokens {
       from = found->end;
       auto [begin, end, id] = *found;
       const AddedToken& token = tokens_.find(id)->second.token;
+      if (split_special_ && is_special(token.content)) continue;
       if (token.single_word) {
         std::size_t before = begin;
         if ((begin > 0 && is_word(previous_code_point(text, before))) ||
@@ -205,9 +230,11 @@ class AddedTokens {
   }
 
   std::map<std::int32_t, Entry> tokens_;
+  std::vector<std::int32_t> never_found_;
   PieceMap ids_, special_;
   TokenTrie verbatim_, normalized_;
   std::size_t beyond_vocabulary_ = 0;
+  bool split_special_ = false;
 };
 
 }  // namespace detail

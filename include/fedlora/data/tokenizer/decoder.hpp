@@ -141,6 +141,16 @@ inline void decode_byte_fallback(std::vector<std::string>& tokens) {
   tokens = std::move(out);
 }
 
+/// What transformers makes of a whole decoded text when told to clean up: English punctuation and contractions join the
+/// word before.
+inline std::string without_spaces_before_punctuation(std::string text) {
+  static constexpr std::pair<std::string_view, std::string_view> cleanups[] = {
+      {" .", "."},     {" ?", "?"},   {" !", "!"},   {" ,", ","},     {" ' ", "'"},
+      {" n't", "n't"}, {" 'm", "'m"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+  for (const auto& [from, to] : cleanups) text = replace_all(text, from, to);
+  return text;
+}
+
 /// Applies one step.
 inline void decode_step(const Decoder& decoder, std::vector<std::string>& tokens) {
   const auto apply = [&](const auto& kind) {

@@ -132,6 +132,7 @@ class Vocabulary {
   }
 
   std::size_t size() const { return map_.size(); }
+  std::int32_t largest_id() const { return by_id_.empty() ? -1 : by_id_.back().first; }  ///< -1: no pieces
   const PieceMap& map() const { return map_; }
 
  private:

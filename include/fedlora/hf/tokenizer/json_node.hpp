@@ -38,6 +38,12 @@ struct JsonNode {
                                                 : json_convert<T>(*found, file + ", field " + path_of(field));
   }
 
+  /// true or false where the field is there; null is refused.
+  bool flag(std::string_view field, bool fallback) const {
+    const Json* found = json_find(value, field, where());
+    return found == nullptr ? fallback : json_convert<bool>(*found, file + ", field " + path_of(field));
+  }
+
   /// A field that may be absent or null.
   std::optional<JsonNode> child(std::string_view field) const {
     const Json* found = json_find(value, field, where());

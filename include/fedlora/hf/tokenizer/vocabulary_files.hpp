@@ -60,32 +60,52 @@ inline Bpe::Merges read_merges(const JsonNode& node) {
   return out;
 }
 
-inline std::variant<WordPiece, Bpe> read_model(const JsonNode& node, bool has_pre_tokenizer) {
-  // Old files leave the type out.
-  const std::string type = node.child("type") ? node.type() : node.child("merges") ? "BPE" : "WordPiece";
-  const std::string where = node.where();
-  if (type == "WordPiece") {
+/// "WordPiece" or "BPE"; old files leave the type out.
+inline std::string model_type_of(const JsonNode& model) {
+  const std::string type = model.child("type") ? model.type() : model.child("merges") ? "BPE" : "WordPiece";
+  if (type != "WordPiece" && type != "BPE")
+    fail<FormatError>(model.file + ", field " + model.path_of("type"), "WordPiece or BPE", in_quotes(type));
+  return type;
+}
+
+/// A vocabulary and, for BPE, its merges; from tokenizer.json or from files of their own.
+struct Pieces {
+  Vocabulary vocabulary;
+  Bpe::Merges merges = {};
+  std::string merges_where = {};
+};
+
+inline Pieces read_pieces(const JsonNode& model) {
+  Pieces out{read_vocabulary(model.required("vocab"))};
+  if (model_type_of(model) == "BPE") {
+    out.merges = read_merges(model.required("merges"));
+    out.merges_where = model.where() + ".merges";
+  }
+  return out;
+}
+
+/// A model of the type and with the options that `model` names.
+inline std::variant<WordPiece, Bpe> make_model(const JsonNode& model, Pieces pieces, bool has_pre_tokenizer) {
+  const std::string where = model.where();
+  if (model_type_of(model) == "WordPiece") {
     WordPiece::Options options;
-    options.unknown = node.get_or<std::string>("unk_token", "[UNK]");
-    options.continuation_prefix = node.get_or<std::string>("continuing_subword_prefix", "##");
-    options.max_characters = node.get_or<std::uint32_t>("max_input_chars_per_word", 100);
+    options.unknown = model.get_or<std::string>("unk_token", "[UNK]");
+    options.continuation_prefix = model.get_or<std::string>("continuing_subword_prefix", "##");
+    options.max_characters = model.get_or<std::uint32_t>("max_input_chars_per_word", 100);
     options.unknown_where = where + ".unk_token";
-    return WordPiece(read_vocabulary(node.required("vocab")), std::move(options));
+    return WordPiece(std::move(pieces.vocabulary), std::move(options));
   }
-  if (type == "BPE") {
-    Bpe::Options options;
-    if (node.child("unk_token")) options.unknown = node.get<std::string>("unk_token");
-    options.continuation_prefix = node.get_or<std::string>("continuing_subword_prefix", "");
-    options.end_suffix = node.get_or<std::string>("end_of_word_suffix", "");
-    options.fuse_unknown = node.get_or("fuse_unk", false);
-    options.byte_fallback = node.get_or("byte_fallback", false);
-    options.ignore_merges = node.get_or("ignore_merges", false);
-    options.whole_words = has_pre_tokenizer;
-    options.unknown_where = where + ".unk_token";
-    options.merges_where = where + ".merges";
-    return Bpe(read_vocabulary(node.required("vocab")), read_merges(node.required("merges")), std::move(options));
-  }
-  fail<FormatError>(node.file + ", field " + node.path_of("type"), "WordPiece or BPE", in_quotes(type));
+  Bpe::Options options;
+  if (model.child("unk_token")) options.unknown = model.get<std::string>("unk_token");
+  options.continuation_prefix = model.get_or<std::string>("continuing_subword_prefix", "");
+  options.end_suffix = model.get_or<std::string>("end_of_word_suffix", "");
+  options.fuse_unknown = model.get_or("fuse_unk", false);
+  options.byte_fallback = model.get_or("byte_fallback", false);
+  options.ignore_merges = model.get_or("ignore_merges", false);
+  options.whole_words = has_pre_tokenizer;
+  options.unknown_where = where + ".unk_token";
+  options.merges_where = std::move(pieces.merges_where);
+  return Bpe(std::move(pieces.vocabulary), pieces.merges, std::move(options));
 }
 
 /// One piece a line, numbered from 0; of equal pieces the last counts, as in Python's reader.
