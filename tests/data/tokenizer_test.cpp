@@ -169,8 +169,67 @@ TEST_CASE("Added tokens: the longest, and their flags") {
   // Spaces that a token takes are not seen by the model: here "x" on its own stands for each piece of text.
   CHECK(with({{.content = "go", .lstrip = true, .rstrip = true}}, "x  go  x") == Ids{1, 3, 1});
   CHECK(with({{.content = " ", .lstrip = true, .rstrip = true}}, "x   x") == Ids{1, 3, 1});
-  CHECK(with({{.content = "go", .rstrip = true}, {.content = " "}}, "go  x") == Ids{3, 4, 4, 1});  // as the reference has it
+  CHECK(with({{.content = "go", .rstrip = true}, {.content = " "}}, "go  x") ==
+        Ids{3, 4, 4, 1});                                               // as the reference has it
   CHECK(with({{.content = "x", .special = true}}, "xx") == Ids{1, 1});  // it keeps its number in the vocabulary
+}
+
+TEST_CASE("Added tokens are numbered as Hugging Face's tokenizers numbers them, call by call") {
+  const detail::Vocabulary vocabulary({{"[UNK]", 0}, {"a", 10}, {"b", 7}, {"c", 3}}, "vocabulary");
+  const auto ids = [&](const std::vector<std::vector<AddedToken>>& calls, const Strings& tokens) {
+    detail::AddedTokens added;
+    for (const auto& call : calls) added.add(call, vocabulary, {}, "test");
+    Ids out;
+    for (const std::string& token : tokens) out.push_back(added.find(token));
+    return out;
+  };
+  CHECK(ids({{{.content = "z"}, {.content = "a"}, {.content = "y"}}}, {"z", "a", "y"}) == Ids{4, 10, 5});
+  CHECK(ids({{{.content = "a"}}, {{.content = "z"}, {.content = "y"}}}, {"z", "y"}) == Ids{11, 12});
+  CHECK(ids({{{.content = "z"}}, {{.content = "z", .lstrip = true}, {.content = ""}, {.content = "y"}}}, {"z", "y"}) ==
+        Ids{4, 5});
+  const detail::Vocabulary largest({{"[UNK]", 0}, {"a", 2147483647}}, "vocabulary");
+  detail::AddedTokens added;
+  added.add({{.content = "a"}}, largest, {}, "test");
+  CHECK_THROWS_WITH_AS(added.add({{.content = "z"}}, largest, {}, "test"),
+                       "[test] expected ids up to 2147483647, got 'z' beyond them", FormatError);
+}
+
+TEST_CASE("A token that is added again has the later flags, stays special, and keeps the file that named it first") {
+  TokenizerParts parts = parts_with(detail::WordPiece(numbered({"[UNK]", "x", "##x"}), {}));
+  parts.normalizers = {detail::LowercaseNormalizer{}};
+  parts.pre_tokenizers = {detail::WhitespaceSplit{}};
+  parts.add({{.content = "GO", .special = true, .normalized = true, .source = "first"}}, "test");
+  TokenizerParts again = parts;
+  again.add({{.content = "GO", .lstrip = true, .source = "second"}}, "test");
+  const Tokenizer once(std::move(parts)), twice(std::move(again));
+  CHECK(once.encode("x go GO").ids == Ids{1, 3, 3});
+  CHECK(twice.encode("x go GO").ids == Ids{1, 0, 3});
+  CHECK(once.source_of(3) == "first");
+  CHECK(twice.source_of(3) == "first");
+  CHECK(twice.source_of(1) == "");
+  // The form that it was found in stays what decoding begins with; a special token is known by its own.
+  CHECK(once.decode(Ids{1, 3}) == "x go");
+  CHECK(twice.decode(Ids{1, 3}, false) == "x go");
+}
+
+TEST_CASE("Special tokens in a text may be read as text; what is too long may lose its beginning; types may all be 0") {
+  TokenizerParts parts = parts_with(detail::WordPiece(numbered({"[UNK]", "x", "##x", "y", "##y"}), {}));
+  parts.pre_tokenizers = {detail::WhitespaceSplit{}};
+  parts.post_processors = {detail::BertProcessor{7, 8}};
+  parts.add({{.content = "xy", .special = true}, {.content = "yx"}}, "test");
+  TokenizerParts other = parts;
+  other.added_tokens.split_special_tokens(true);
+  other.cuts_beginning = true;
+  other.has_token_types = false;
+  const Tokenizer tokenizer(std::move(parts)), changed(std::move(other));
+  CHECK(tokenizer.encode("xyx yx").ids == Ids{7, 5, 1, 6, 8});
+  CHECK(changed.encode("xyx yx").ids == Ids{7, 1, 4, 2, 6, 8});  // what it is in is not looked through again
+  CHECK(tokenizer.encode("x y x y", {4, true}).ids == Ids{7, 1, 3, 8});
+  CHECK(changed.encode("y x x y", {4, true}).ids == Ids{7, 1, 3, 8});
+  CHECK(tokenizer.encode("y x y", "y y x", {7, true}).ids == Ids{7, 3, 1, 8, 3, 3, 8});
+  CHECK(changed.encode("y x y", "y y x", {7, true}).ids == Ids{7, 1, 3, 8, 3, 1, 8});
+  CHECK(tokenizer.encode("x", "y", {}).token_types == Ids{0, 0, 0, 1, 1});
+  CHECK(changed.encode("x", "y", {}).token_types == Ids{0, 0, 0, 0, 0});
 }
 
 TEST_CASE("Lengths of a truncated pair") {

@@ -31,6 +31,7 @@ std::string tiny_model(const std::string& family, const fs::path& scratch) {
   std::string vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\ncat\nsat\non\nmat\npay\nbill\nof\nbank\n";
   for (int i = 14; i < 96; ++i) vocabulary += "[unused" + std::to_string(i) + "]\n";
   write_text(to / "vocab.txt", vocabulary);
+  write_text(to / "tokenizer_config.json", R"({"tokenizer_class": "BertTokenizer"})");  // of whichever family it is
   return to.string();
 }
 

@@ -130,7 +130,6 @@ class TokenizerBuilder {
     set_special_tokens();
     set_flags();
     note_numbers(parts_, numbered_);
-    note_unnumbered();
     note_never_found(parts_);
   }
 
@@ -268,19 +267,27 @@ class TokenizerBuilder {
     return out;
   }
 
-  std::int32_t id_of_role(std::string_view role) const {
-    const auto at =
-        static_cast<std::size_t>(std::find(token_roles.begin(), token_roles.end(), role) - token_roles.begin());
-    if (roles_[at]) {
-      const std::string& content = roles_[at]->token.content;
-      if (guessed_ && parts_.vocabulary().find(content) < 0)
-        fail<FormatError>(parts_.vocabulary_source, "the special token " + in_quotes(content),
-                          "a vocabulary without it");
-      return parts_.find(content);
+  /// The id of a token that stands around every text.
+  std::int32_t id_of_role(std::string_view role) {
+    const auto at = std::find(token_roles.begin(), token_roles.end(), role) - token_roles.begin();
+    const auto& named = roles_[static_cast<std::size_t>(at)];
+    if (!named) {
+      const auto node = settings_.find(role);
+      fail<FormatError>(node ? node->where() : because_, "a token, which " + class_name() + " puts around every text",
+                        "null");
     }
-    const auto node = settings_.find(role);
-    fail<FormatError>(node ? node->where() : because_, "a token, which " + class_name() + " puts around every text",
-                      "null");
+    const std::string& content = named->token.content;
+    const std::int32_t id = parts_.find(content);
+    const auto numbers = [&](const NumberedToken& token) { return token.named.token.content == content; };
+    if (parts_.vocabulary().find(content) >= 0 || std::any_of(numbered_.begin(), numbered_.end(), numbers)) return id;
+    if (guessed_) {
+      fail<FormatError>(parts_.vocabulary_source, "the special token " + in_quotes(content), "a vocabulary without it");
+    }
+    std::string warning = parts_.vocabulary_source + ": no file numbers " + in_quotes(content) + ", the " +
+                          std::string(role) + " of " + class_name() + "; it is " + std::to_string(id) +
+                          ", after the vocabulary, as in transformers";
+    parts_.warnings.push_back(std::move(warning));
+    return id;
   }
 
   void set_special_tokens() {
@@ -299,22 +306,20 @@ class TokenizerBuilder {
   }
 
   /// add_bos_token and add_eos_token.
-  TemplateProcessor begin_and_end() const {
+  TemplateProcessor begin_and_end() {
     TemplateProcessor out;
-    const auto part = [&](bool wanted, std::size_t role, std::int32_t type) {
-      if (!wanted || !roles_[role]) return;
-      const TemplatePart token{-1, {parts_.find(roles_[role]->token.content)}, type};
-      if (type == 0) out.single.push_back(token);
-      out.pair.push_back(token);
+    const auto ids = [&](const char* flag, std::size_t role) {
+      const bool wanted = settings_.flag(flag, false) && roles_[role];
+      return wanted ? std::vector<std::int32_t>{id_of_role(token_roles[role])} : std::vector<std::int32_t>();
     };
-    const bool begin = settings_.flag("add_bos_token", false), end = settings_.flag("add_eos_token", false);
-    part(begin, 0, 0);
-    out.single.push_back({0, {}, 0});
-    out.pair.push_back({0, {}, 0});
-    part(end, 1, 0);
-    part(begin, 0, 1);
-    out.pair.push_back({1, {}, 1});
-    part(end, 1, 1);
+    const auto begin = ids("add_bos_token", 0), end = ids("add_eos_token", 1);
+    for (const int sequence : {0, 1}) {
+      for (const TemplatePart& part :
+           {TemplatePart{-1, begin, sequence}, TemplatePart{sequence, {}, sequence}, TemplatePart{-1, end, sequence}}) {
+        if (sequence == 0) out.single.push_back(part);
+        out.pair.push_back(part);
+      }
+    }
     return out;
   }
 
@@ -339,24 +344,6 @@ class TokenizerBuilder {
       const auto names = json_convert<std::vector<std::string>>(node->value, node->where());
       parts_.has_token_types = std::find(names.begin(), names.end(), "token_type_ids") != names.end();
     }
-  }
-
-  /// Special tokens that no file numbers.
-  void note_unnumbered() {
-    std::vector<std::string> unnumbered;
-    for (const auto& role : roles_) {
-      if (!role) continue;
-      const std::string& content = role->token.content;
-      const auto numbered = [&](const NumberedToken& token) { return token.named.token.content == content; };
-      if (parts_.vocabulary().find(content) >= 0 || std::any_of(numbered_.begin(), numbered_.end(), numbered)) continue;
-      const std::string entry = in_quotes(content) + " " + std::to_string(parts_.find(content));
-      if (std::find(unnumbered.begin(), unnumbered.end(), entry) == unnumbered.end()) unnumbered.push_back(entry);
-    }
-    if (unnumbered.empty()) return;
-    std::string all;
-    for (const std::string& entry : unnumbered) all.append(all.empty() ? "" : ", ").append(entry);
-    parts_.warnings.push_back(parts_.vocabulary_source + ": no file numbers special tokens of " + class_name() +
-                              "; they come after the vocabulary, as in transformers: " + all);
   }
 
   const TokenizerFiles& files_;
