@@ -26,8 +26,8 @@ inline std::string state_file(std::string_view input) {
 
 const Target run_state_target("run_state", [](std::string_view input) {
   const Bytes file = bytes_of(state_file(input), "fuzz/state.safetensors");
-  if (const auto config = unless_refused(file.name, [&] { return saved_config(file); }))
-    check_resumable(*config, *config, {});
+  if (const auto saved = unless_refused(file.name, [&] { return read_saved_run(file); }))
+    require(config_differences(saved->config, saved->config, {}).empty(), "a run may go on under its own options");
   const auto state = unless_refused(file.name, [&] { return parse_run_state<float>(file, small_layout()); });
   if (!state) return;
   require(state->round >= 0, "rounds are not negative");
