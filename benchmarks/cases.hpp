@@ -86,7 +86,7 @@ Pretrained<Bert, Backend> random_encoder(Index layers, Index hidden, const Backe
         const auto found = tensors.find(name);
         return found == tensors.end() ? nullptr : &found->second;
       },
-      "random", "bert.", "embeddings.word_embeddings.weight");
+      "random", "bert.");
   Pretrained<Bert, Backend> base;
   base.backend = backend;
   base.name = "random";

@@ -41,6 +41,7 @@
 #include "fedlora/hf/cache.hpp"
 #include "fedlora/hf/checkpoint.hpp"
 #include "fedlora/hf/merged_checkpoint.hpp"
+#include "fedlora/hf/model_config.hpp"
 #include "fedlora/hf/peft.hpp"
 #include "fedlora/hf/pretrained.hpp"
 #include "fedlora/hf/tokenizer_files.hpp"

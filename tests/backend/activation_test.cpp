@@ -7,6 +7,7 @@
 namespace fedlora::tests {
 
 TEST_CASE_TEMPLATE_APPLY(activation, CpuBackends);
+TEST_CASE_TEMPLATE_APPLY(activation_nan, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(activation_bias, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(gated, CpuBackends);
 

@@ -6,6 +6,7 @@
 namespace fedlora::tests {
 
 TEST_CASE_TEMPLATE_APPLY(activation, CudaBackends);
+TEST_CASE_TEMPLATE_APPLY(activation_nan, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(activation_bias, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(gated, CudaBackends);
 

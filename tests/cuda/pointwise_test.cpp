@@ -17,8 +17,8 @@ namespace {
 
 using cuda::Stream;
 
-constexpr Activation activations[] = {Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::silu,
-                                      Activation::tanh};
+constexpr Activation activations[] = {Activation::gelu, Activation::gelu_tanh, Activation::relu,
+                                      Activation::silu, Activation::tanh,      Activation::mish};
 
 struct Shape {
   Index rows, cols;
@@ -37,6 +37,8 @@ double value_of(Activation kind, double x) {
       return x > 0 ? x : 0;
     case Activation::silu:
       return x / (1 + std::exp(-x));
+    case Activation::mish:
+      return x * std::tanh(x > 20 ? x : std::log1p(std::exp(x)));
     default:
       return std::tanh(x);
   }
@@ -55,6 +57,10 @@ double slope_of(Activation kind, double x) {
     case Activation::silu: {
       const double s = 1 / (1 + std::exp(-x));
       return s * (1 + x * (1 - s));
+    }
+    case Activation::mish: {
+      const double t = std::tanh(x > 20 ? x : std::log1p(std::exp(x)));
+      return t + x * (1 - t * t) / (1 + std::exp(-x));
     }
     default:
       return 1 - std::tanh(x) * std::tanh(x);
@@ -164,7 +170,8 @@ TEST_CASE_TEMPLATE("a diverged value stays one", T, float, Bf16, Half) {
   Values x(1, 9);
   x(0, 8) = std::numeric_limits<double>::quiet_NaN();
   x(0, 2) = std::numeric_limits<double>::quiet_NaN();
-  for (const Activation activation : {Activation::gelu, Activation::gelu_tanh, Activation::silu, Activation::tanh}) {
+  for (const Activation activation :
+       {Activation::gelu, Activation::gelu_tanh, Activation::silu, Activation::tanh, Activation::mish}) {
     const DeviceMatrix<T> x_in(x, Rows::aligned);
     DeviceMatrix<T> y(1, 9, Rows::aligned), dy(Values(1, 9), Rows::aligned);
     cuda::activation_forward<T>(activation, x_in.in(), nullptr, y.view(), Stream{1});

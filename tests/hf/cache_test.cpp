@@ -135,7 +135,9 @@ TEST_CASE("a set cache that lacks the model is not passed over") {
       Variables{{"HF_HOME", (dir.path() / "other").string()}, {"HOME", (dir.path() / "user").string()}});
   check_error<IoError>([] { resolve_model("org/name"); },
                        {"model 'org/name'", "no directory '" + fs::absolute("org/name").string() + "'",
-                        (dir.path() / "other/hub/models--org--name").string(), "cache by HF_HOME"});
+                        (dir.path() / "other/hub/models--org--name").string(), "cache by HF_HOME",
+                        "`hf download org/name` fetches one from the Hub"});
+  check_error<IoError>([] { resolve_model("name", "v1.0"); }, {"`hf download name --revision v1.0` fetches"});
 }
 
 TEST_CASE("variables and ~ in the cache's path are expanded") {
@@ -166,8 +168,9 @@ TEST_CASE("a revision is a branch, a tag or a commit") {
   CHECK(resolve_model("name") == snapshots / commit_b);
 
   const std::string repository = (dir.path() / "models--name").string();
-  check_error<IoError>([] { resolve_model("name", "v2"); }, {repository, "the revision 'v2'", "'main', 'pr', 'v1.0'",
-                                                             "'" + commit_b + "', '" + commit_a + "'"});
+  check_error<IoError>([] { resolve_model("name", "v2"); },
+                       {repository, "the revision 'v2'", "'main', 'pr', 'v1.0'",
+                        "'" + commit_b + "', '" + commit_a + "'", "`hf download name --revision v2` fetches it"});
   check_error<IoError>([] { resolve_model("name", "pr"); }, {"the revision 'pr'"});
   for (const char* const hostile : {"..", "../refs", "a/../b", "/etc", "", "a//b", "./main", "main/", "a\\b"}) {
     CAPTURE(hostile);
@@ -185,8 +188,9 @@ TEST_CASE("a broken cache is called one") {
     check_error<FormatError>([] { resolve_model("name"); }, {(repository / "refs/main").string(), "a commit hash"});
   }
   write_text(repository / "refs/main", std::string(40, 'c'));
-  check_error<IoError>([] { resolve_model("name"); }, {(repository / "snapshots" / std::string(40, 'c')).string(),
-                                                       (repository / "refs/main").string()});
+  check_error<IoError>([] { resolve_model("name"); },
+                       {(repository / "snapshots" / std::string(40, 'c')).string(), (repository / "refs/main").string(),
+                        "`hf download name` resumes"});
   fs::remove_all(repository / "snapshots");
   check_error<IoError>([] { resolve_model("name", commit_a); }, {"the revision", "there is nothing"});
 }

@@ -101,8 +101,7 @@ struct Golden {
   Pretrained<Arch, B> base() const {
     const SafetensorsFile weights(map_file(directory / "model.safetensors"));
     WeightLoader<B> load(
-        B{}, [&](const std::string& name) { return weights.find(name); }, directory.string(), Arch::names.prefix,
-        std::string(Arch::names.word_embeddings) + ".weight");
+        B{}, [&](const std::string& name) { return weights.find(name); }, directory.string(), Arch::names.prefix);
     const ModelConfig config = Arch::read_config(parse_json(map_file(directory / "config.json")), "config.json");
     Pretrained<Arch, B> result;
     result.name = directory.string();

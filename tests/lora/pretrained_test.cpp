@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "errors.hpp"
@@ -229,7 +231,8 @@ TEST_CASE("fields of config.json that cannot be are refused by name") {
   refuse("bert", {{"hidden_size", 0}}, {"field hidden_size", "0"});
   refuse("bert", {{"num_hidden_layers", 100000}}, {"field num_hidden_layers", "100000"});
   refuse("bert", {{"num_attention_heads", 5}}, {"32 and 5"});
-  refuse("bert", {{"hidden_act", "mish"}}, {"field hidden_act", "gelu", "mish"});
+  refuse("bert", {{"hidden_act", "gelux"}}, {"field hidden_act", "gelu_python, gelu_new", "sqrtsoftplus", "'gelux'"});
+  refuse("bert", {{"hidden_act", "prelu"}}, {"field hidden_act", "'prelu', which has trained parameters"});
   refuse("bert", {{"hidden_dropout_prob", 1.0}}, {"field hidden_dropout_prob", "[0, 1)"});
   refuse("bert", {{"position_embedding_type", "relative_key"}}, {"field position_embedding_type", "relative_key"});
   refuse("bert", {{"id2label", {{"0", "a"}, {"2", "b"}}}}, {"field id2label", "2"});
@@ -242,6 +245,164 @@ TEST_CASE("fields of config.json that cannot be are refused by name") {
   refuse("llama", {{"head_dim", 7}}, {"field head_dim", "even", "7"});
   refuse("llama", {{"rope_parameters", {{"rope_type", "yarn"}}}}, {"rope_parameters.rope_type", "yarn"});
   refuse("llama", {{"rope_parameters", {{"rope_theta", -1.0}}}}, {"theta"});
+}
+
+TEST_CASE("a field of config.json that is another one changes what it changes in transformers, or is refused by name") {
+  for (const Json& entry : parse_json(map_file(FEDLORA_TEST_DIR "/golden/config_fields.json"))) {
+    const auto family = entry.at("family").get<std::string>();
+    INFO(family, " ", json_text(entry.at("set")), " without ", entry.at("drop").dump());
+    const Golden golden(family);
+    Json config = config_in(golden.directory);
+    for (const Json& field : entry.at("drop")) config.erase(field.get<std::string>());
+    config.update(entry.at("set"));
+    const FileSet files =
+        FileSet::memory("model", {{"config.json", bytes_of(json_text(config), "")},
+                                  {"model.safetensors", map_file(golden.directory / "model.safetensors")}});
+    if (entry.contains("refused")) {
+      const auto what = entry["refused"].get<std::string>();
+      CHECK(has(tests::message_of<Error>([&] { with_pretrained(B{}, files, [](const auto&) { return 0; }); }), what));
+      continue;
+    }
+    const Dataset data = golden.dataset();
+    const auto hidden = with_pretrained(B{}, files, [&](const auto& base) { return hidden_states(base, data); });
+    const auto expected = entry.at("last").get<std::vector<double>>();
+    Index longest = 0;
+    for (Index i = 1; i < data.size(); ++i)
+      if (data.length(i) > data.length(longest)) longest = i;
+    const auto end = hidden.begin() + data.offsets[static_cast<std::size_t>(longest) + 1] * 32;
+    CHECK(relative_error(std::vector<double>(end - 32, end), expected) <= (family == "llama" ? 2e-6 : 1e-9));
+  }
+}
+
+namespace {
+
+/// A golden checkpoint with its tensors under other names; one whose new name is empty is left out.
+template <class Rename>
+FileSet renamed(const std::string& family, Rename&& rename, const Json& fields = Json::object()) {
+  const SafetensorsFile file(map_file(models() / family / "model.safetensors"));
+  std::vector<TensorToWrite> tensors;
+  for (const auto& [name, tensor] : file.tensors())
+    if (const std::string now = rename(name); !now.empty())
+      tensors.push_back({now, tensor.dtype, tensor.shape, tensor.bytes});
+  Json config = config_in(models() / family);
+  config.update(fields);
+  return FileSet::memory("model", {{"config.json", bytes_of(config.dump(), "")},
+                                   {"model.safetensors", bytes_of(safetensors_bytes(tensors, {}), "")}});
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  if (const std::size_t at = text.find(from); at != text.npos) text.replace(at, from.size(), to);
+  return text;
+}
+
+void check_same_base(const std::string& family, const FileSet& files) {
+  const Golden golden(family);
+  const auto hidden = with_pretrained(B{}, files, [&](const auto& base) {
+    for (const std::string& warning : base.warnings) CHECK_MESSAGE(!has(warning, "layer."), warning);
+    return hidden_states(base, golden.dataset());
+  });
+  CHECK(relative_error(hidden, golden.tensor("base.last_hidden_state")) <= 1e-9);
+}
+
+}  // namespace
+
+TEST_CASE("names are taken with the family's prefix, without, twice, mixed, and as older versions spelled them") {
+  const auto with = [](const char* prefix) { return [prefix](const std::string& name) { return prefix + name; }; };
+  check_same_base("bert", renamed("bert", with("bert.")));
+  check_same_base("bert", renamed("bert", with("bert.bert.")));
+  check_same_base("llama", renamed("llama", with("model.")));  // a wrapper that calls its model "model"
+  check_same_base("distilbert", renamed("distilbert", with("distilbert.")));
+  check_same_base("bert", renamed("bert", [](const std::string& name) {
+                    return has(name, "layer.1") || has(name, "word") ? "bert." + name : name;
+                  }));
+  for (const char* family : {"bert", "distilbert", "roberta"})
+    check_same_base(family, renamed(family, [](const std::string& name) {
+                      return replaced(replaced(name, "LayerNorm.weight", "LayerNorm.gamma"), "LayerNorm.bias",
+                                      "LayerNorm.beta");
+                    }));
+  const auto wrapped = load_pretrained<Llama>(B{}, renamed("llama", with("model.")));
+  CHECK_FALSE(wrapped.lm_head.empty());
+}
+
+TEST_CASE("names that are none of the family's are shown, with what its layers begin with") {
+  const auto load = [](const FileSet& files) {
+    return [&files] { with_pretrained(B{}, files, [](const auto&) { return 0; }); };
+  };
+  for (const std::string prefix : {"module.", "_orig_mod.", "base_model.model.", "0.auto_model.", "roberta."}) {
+    CAPTURE(prefix);
+    const FileSet files = renamed("bert", [&](const std::string& name) { return prefix + name; });
+    check_error<FormatError>(load(files), {"model/model.safetensors", "for bert, with or without 'bert.'",
+                                           "'" + prefix + "embeddings.LayerNorm.bias', '", " more",
+                                           "; its layers begin with '" + prefix + "'"});
+  }
+  const FileSet gpt2 =
+      renamed("llama", [](const std::string& name) { return replaced(name, "model.layers", "transformer.h"); });
+  with_pretrained(B{}, renamed("bert", [](const std::string& name) { return name; }), [](const auto&) { return 0; });
+  check_error<FormatError>(load(gpt2), {"tensor model.layers.0.self_attn.q_proj.weight", "no such tensor"});
+  const FileSet none =
+      renamed("llama", [](const std::string& name) { return has(name, "layers.0.") ? "h." + name.substr(13) : ""; });
+  check_error<FormatError>(load(none), {"for llama", "'h.0.input_layernorm.weight'"});
+  const FileSet empty = renamed("bert", [](const std::string&) { return ""; });
+  check_error<FormatError>(load(empty), {"no tensor"});
+}
+
+TEST_CASE("a tensor under two names is the same under both") {
+  const SafetensorsFile file(map_file(models() / "bert" / "model.safetensors"));
+  std::vector<TensorToWrite> tensors;
+  for (const auto& [name, tensor] : file.tensors()) {
+    tensors.push_back({name, tensor.dtype, tensor.shape, tensor.bytes});
+    tensors.push_back({"bert." + name, tensor.dtype, tensor.shape, tensor.bytes});
+  }
+  const auto files = [&] {
+    return FileSet::memory("model", {{"config.json", map_file(models() / "bert" / "config.json")},
+                                     {"model.safetensors", bytes_of(safetensors_bytes(tensors, {}), "")}});
+  };
+  load_pretrained<Bert>(B{}, files());
+  std::vector<float> other(32, 0.5f);
+  for (TensorToWrite& tensor : tensors)
+    if (tensor.name == "bert.embeddings.LayerNorm.bias") tensor.bytes = std::as_bytes(std::span(other));
+  check_error<FormatError>([&] { load_pretrained<Bert>(B{}, files()); },
+                           {"tensor bert.embeddings.LayerNorm.bias", "embeddings.LayerNorm.bias", "two that differ"});
+}
+
+TEST_CASE("embeddings that are kept under the output layer's name count for both where they are tied") {
+  const Json tied = {{"tie_word_embeddings", true}}, untied = {{"tie_word_embeddings", false}};
+  const auto under = [](const char* output) {
+    return [output](const std::string& name) {
+      if (name == "lm_head.weight") return std::string();
+      return has(name, "word_embeddings") || has(name, "embed_tokens") ? std::string(output) : name;
+    };
+  };
+  check_same_base("llama", renamed("llama", under("lm_head.weight"), tied));
+  check_same_base("llama", renamed("llama", under("model.lm_head.weight"), tied));
+  check_same_base("bert", renamed("bert", under("cls.predictions.decoder.weight")));
+  check_same_base("distilbert", renamed("distilbert", under("vocab_projector.weight")));
+  check_same_base("roberta", renamed("roberta", under("lm_head.decoder.weight")));
+  const auto base = load_pretrained<Llama>(B{}, renamed("llama", under("lm_head.weight"), tied));
+  CHECK(base.lm_head.data == base.transformer->word_embeddings().data);
+  CHECK(base.warnings.empty());
+  const FileSet untied_llama = renamed("llama", under("lm_head.weight"), untied);
+  check_error<FormatError>([&] { load_pretrained<Llama>(B{}, untied_llama); },
+                           {"tensor model.embed_tokens.weight",
+                            "no such tensor (there is lm_head.weight, but tie_word_embeddings is false"});
+  const FileSet untied_bert = renamed("bert", under("cls.predictions.decoder.weight"), untied);
+  check_error<FormatError>([&] { load_pretrained<Bert>(B{}, untied_bert); },
+                           {"there is cls.predictions.decoder.weight"});
+
+  // Both, and different: transformers ties nothing then.
+  const auto both = load_pretrained<Llama>(B{}, renamed(
+                                                    "llama", [](const std::string& name) { return name; }, tied));
+  CHECK(both.lm_head.data != both.transformer->word_embeddings().data);
+  CHECK(std::memcmp(both.lm_head.data, load_pretrained<Llama>(B{}, FileSet::directory(models() / "llama")).lm_head.data,
+                    96 * 32 * 8) == 0);
+}
+
+TEST_CASE("code of the model's own is not run, and that is said") {
+  const Json named = {{"auto_map", {{"AutoModel", "modeling_mine.Mine"}}}};
+  const auto base = load_pretrained<Bert>(B{}, renamed(
+                                                   "bert", [](const std::string& name) { return name; }, named));
+  REQUIRE(base.warnings.size() == 1);
+  CHECK(has(base.warnings[0], "auto_map"));
 }
 
 }  // namespace fedlora::tests

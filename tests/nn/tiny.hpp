@@ -130,7 +130,7 @@ Pretrained<Arch, B> tiny_base(std::uint64_t seed = 1, const Json& patch = Json::
         const auto found = views.find(name);
         return found == views.end() ? nullptr : &found->second;
       },
-      "tiny", Arch::names.prefix, std::string(Arch::names.word_embeddings) + ".weight");
+      "tiny", Arch::names.prefix);
   Pretrained<Arch, B> base;
   base.backend = backend;
   base.name = "tiny";

@@ -24,10 +24,13 @@ inline double activation(Activation function, double x) {
       return x > 0 ? x : 0;
     case Activation::silu:
       return x / (1 + std::exp(-x));
-    case Activation::tanh:
+    case Activation::mish:
+      return x * std::tanh(std::log1p(std::exp(x)));
+    case Activation::laplace:
+      return 0.5 * std::erfc(-(x - 0.707107) / (0.282095 * std::numbers::sqrt2));
+    default:
       return std::tanh(x);
   }
-  return 0;
 }
 
 /// By central differences, good to 1e-9; of ReLU on its own side.
@@ -55,11 +58,10 @@ void check_pointwise(Check& check) {
     };
   };
 
-  constexpr std::pair<Activation, const char*> functions[] = {{Activation::gelu, "gelu"},
-                                                              {Activation::gelu_tanh, "gelu_tanh"},
-                                                              {Activation::relu, "relu"},
-                                                              {Activation::silu, "silu"},
-                                                              {Activation::tanh, "tanh"}};
+  constexpr std::pair<Activation, const char*> functions[] = {
+      {Activation::gelu, "gelu"},      {Activation::gelu_tanh, "gelu_tanh"}, {Activation::relu, "relu"},
+      {Activation::silu, "silu"},      {Activation::tanh, "tanh"},           {Activation::mish, "mish"},
+      {Activation::laplace, "laplace"}};
   for (const bool with_bias : {true, false}) {
     const T* const b = with_bias ? on_bias.data() : nullptr;
     const std::string added = with_bias ? "" : " without a bias";

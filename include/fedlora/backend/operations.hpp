@@ -19,14 +19,28 @@ enum class NormKind {
   rms_norm,    ///< y = gamma ∘ x / sqrt(mean(x²) + eps)
 };
 
-/// The functions config.json names in `hidden_act`.
+/// The functions config.json names in `hidden_act`: those that backends compile loops for, then the rare ones, which
+/// share one (rare_activation.hpp).
 enum class Activation {
   gelu,       ///< x Φ(x), exact
   gelu_tanh,  ///< x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))
   relu,
   silu,  ///< x / (1 + exp(-x))
   tanh,
+  gelu_10,     ///< min(x Φ(x), 10)
+  quick_gelu,  ///< x / (1 + exp(-1.702 x))
+  hard_swish,  ///< x min(max(x + 3, 0), 6) / 6
+  laplace,     ///< (1 + erf((x - 0.707107) / (0.282095 √2))) / 2
+  leaky_relu,  ///< x, or x/100 below 0
+  linear,
+  mish,   ///< x tanh(log(1 + exp(x)))
+  relu2,  ///< max(x, 0)²
+  relu6,  ///< min(max(x, 0), 6)
+  sigmoid,
+  sqrt_softplus,  ///< √log(1 + exp(x))
 };
+
+constexpr bool is_rare(Activation function) { return function >= Activation::gelu_10; }
 
 /// One sequence as attention sees it: its queries and its keys are runs of rows of their matrices.
 struct AttentionSpan {

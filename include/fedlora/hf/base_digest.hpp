@@ -17,20 +17,22 @@
 #include "fedlora/core/shape.hpp"
 #include "fedlora/hf/checkpoint.hpp"
 #include "fedlora/io/safetensors.hpp"
+#include "fedlora/nn/config.hpp"
 
 namespace fedlora {
 
-/// 64 bits, in hexadecimal, of the tensors `names` of a checkpoint: their names without `prefix`, their shapes, and of
+/// 64 bits, in hexadecimal, of the tensors `names` of a checkpoint: their names within the base, their shapes, and of
 /// each up to 256 values, in eight stretches spread over it, rounded to BF16. So it is the same for one file or shards,
 /// with the prefix of a task model or without, whatever head or unused tensors come along, and for copies of the same
 /// weights in F64, F32 and BF16 (a copy in F16 has lost other bits, and differs). It guards against mistakes: nothing
 /// keeps somebody from making two bases with one digest.
 inline std::string base_digest(const Checkpoint& checkpoint, const std::set<std::string>& names,
-                               std::string_view prefix) {
+                               const FamilyNames& family) {
   constexpr Index stretches = 8, longest = 32;
   std::set<std::pair<std::string, const TensorView*>> tensors;
   for (const std::string& stored : names) {
-    std::string name = stored.substr(stored.starts_with(prefix) ? prefix.size() : 0);
+    std::string name(family.within_base(stored));
+    if (name.empty()) name = std::string(family.word_embeddings) + ".weight";  // kept under the output layer's name
     for (const auto& [before, now] : {std::pair{".gamma", ".weight"}, std::pair{".beta", ".bias"}})
       if (name.ends_with(before)) name.replace(name.size() - std::string_view(before).size(), std::string::npos, now);
     tensors.emplace(std::move(name), checkpoint.find(stored));

@@ -110,8 +110,15 @@ inline std::string entries_text(const std::filesystem::path& directory) {
   return names.size() > 8 ? text + ", …" : text;
 }
 
-/// The snapshot of `revision` in a repository's folder of the cache.
-inline std::filesystem::path resolve_snapshot(const std::filesystem::path& repository, std::string_view revision) {
+/// What a person types to have a repository in the cache.
+inline std::string download_command(std::string_view repository, std::string_view revision) {
+  const std::string at = revision == "main" ? "" : " --revision " + std::string(revision);
+  return "`hf download " + std::string(repository) + at + "`";
+}
+
+/// The snapshot of `revision` in a repository's folder of the cache; `fetch`: the command that puts it there.
+inline std::filesystem::path resolve_snapshot(const std::filesystem::path& repository, std::string_view revision,
+                                              const std::string& fetch) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   const fs::path reference = repository / "refs" / revision;
@@ -126,7 +133,7 @@ inline std::filesystem::path resolve_snapshot(const std::filesystem::path& repos
     const fs::path snapshot = repository / "snapshots" / commit;
     if (!fs::is_directory(snapshot, ignored)) {
       fail<IoError>(snapshot.string(), "a snapshot of the commit that " + reference.string() + " names",
-                    "no such directory (an interrupted download?)");
+                    "no such directory (an interrupted download? " + fetch + " resumes it)");
     }
     return snapshot;
   }
@@ -134,7 +141,8 @@ inline std::filesystem::path resolve_snapshot(const std::filesystem::path& repos
   if (revision.find('/') == std::string_view::npos && fs::is_directory(snapshot, ignored)) return snapshot;
   fail<IoError>(repository.string(), "the revision " + in_quotes(revision),
                 "neither a branch or tag (there is " + entries_text(repository / "refs") +
-                    ") nor a downloaded commit (there is " + entries_text(repository / "snapshots") + ")");
+                    ") nor a downloaded commit (there is " + entries_text(repository / "snapshots") + "); " + fetch +
+                    " fetches it");
 }
 
 }  // namespace detail
@@ -174,10 +182,12 @@ inline std::filesystem::path resolve_model(std::string_view dir_or_repo, std::st
   std::string folder = "models--";
   for (const char c : dir_or_repo) folder.append(c == '/' ? "--" : std::string(1, c));
   const fs::path repository = cache.path / folder;
-  if (fs::is_directory(repository, ignored)) return detail::resolve_snapshot(repository, revision);
+  if (fs::is_directory(repository, ignored))
+    return detail::resolve_snapshot(repository, revision, detail::download_command(dir_or_repo, revision));
   fail<IoError>(where, expected,
                 got + ", and no " + detail::in_quotes(repository.string(), 4096) + " (cache by " + cache.origin +
-                    "; HF_HUB_CACHE or HF_HOME sets another)");
+                    "; HF_HUB_CACHE or HF_HOME sets another). " + detail::download_command(dir_or_repo, revision) +
+                    " fetches one from the Hub");
 }
 
 }  // namespace fedlora

@@ -17,6 +17,7 @@
 #include "fedlora/core/error.hpp"
 #include "fedlora/hf/adapter_metadata.hpp"
 #include "fedlora/hf/checkpoint.hpp"
+#include "fedlora/hf/model_config.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/io/json.hpp"
 #include "fedlora/io/safetensors.hpp"
@@ -65,17 +66,38 @@ OwnedTensor merged_tensor(const TensorView& tensor, const Adapter<T>& adapter, I
   return OwnedTensor::of<W>(tensor.shape, values);
 }
 
+/// Every tensor of a checkpoint, and what a task model calls it: the base's with its prefix, however the checkpoint has
+/// them, embeddings kept under the output layer's name alone by their own; of the others, `outside` are the model's
+/// too.
+inline std::map<std::string, std::string> names_in_task_model(const Checkpoint& checkpoint, const FamilyNames& family,
+                                                              bool tied, const std::set<std::string>& outside) {
+  const std::string prefix(family.prefix), embeddings = prefix + std::string(family.word_embeddings) + ".weight";
+  std::map<std::string, std::string> names;
+  bool has_embeddings = false;
+  for (const std::string& stored : checkpoint.names()) {
+    std::string& name = names[stored] = stored;
+    const std::string bare = stored.starts_with(prefix) ? stored.substr(prefix.size()) : stored;
+    if (const auto within = family.within_base(stored); !within.empty())
+      name = prefix + std::string(within);
+    else if (outside.contains(prefix + bare))
+      name = prefix + bare;
+    else if (outside.contains(bare))
+      name = bare;
+    has_embeddings = has_embeddings || name == embeddings;
+  }
+  for (const std::string& output :
+       {std::string(family.output_embeddings) + ".weight", prefix + std::string(family.output_embeddings) + ".weight"})
+    if (tied && !has_embeddings && names.contains(output)) names[output] = embeddings;
+  return names;
+}
+
 /// The tensors of the task model, by transformers' names, with the adapter merged into them.
 template <Architecture Arch, class T>
 std::map<std::string, OwnedTensor> merged_tensors(const FileSet& base, const ModelConfig& model,
                                                   const Adapter<T>& adapter) {
   const AdapterLayout& layout = adapter.layout();
   const Checkpoint checkpoint(base);
-  // A checkpoint of the bare base has no prefix; one of a task model has, on the base's tensors only.
-  const std::string prefix(Arch::names.prefix);
-  const std::vector<std::string> names = checkpoint.names();
-  const bool bare =
-      std::none_of(names.begin(), names.end(), [&](const auto& name) { return name.starts_with(prefix); });
+  refuse_quantised(checkpoint);
   std::set<std::string> outside;   // tensors of the task model that are not the base's
   std::set<std::string> left_out;  // those of them that this adapter's head does not have
   if (layout.task == TaskType::causal_lm) {
@@ -92,9 +114,8 @@ std::map<std::string, OwnedTensor> merged_tensors(const FileSet& base, const Mod
     sites.emplace(layout.sites[i].name + ".weight", static_cast<Index>(i));
 
   std::map<std::string, OwnedTensor> tensors;
-  for (const std::string& stored : names) {
-    const std::string name = bare && !outside.contains(stored) ? prefix + stored : stored;
-    if (!name.starts_with(prefix) && !outside.contains(name)) continue;
+  for (const auto& [stored, name] : names_in_task_model(checkpoint, Arch::names, model.tied_embeddings, outside)) {
+    if (!name.starts_with(Arch::names.prefix) && !outside.contains(name)) continue;
     if (layout.find_saved(name) != nullptr || left_out.contains(name)) continue;
     const TensorView& tensor = *checkpoint.find(stored);
     const auto site = sites.find(name);
@@ -157,7 +178,7 @@ template <Architecture Arch, class T>
 void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::filesystem::path& directory) {
   const AdapterLayout& layout = adapter.layout();
   const std::string config_file = base.path_of("config.json");
-  const Json config = parse_json(base.require("config.json"));
+  const Json config = detail::read_model_config(base);
   const ModelConfig model = Arch::read_config(config, config_file);
   std::error_code error;
   if (std::filesystem::equivalent(directory, base.name(), error))
@@ -176,7 +197,7 @@ void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::file
   if (layout.task == TaskType::causal_lm)
     if (const auto bytes = base.open("generation_config.json"))
       write_file_atomically(directory / "generation_config.json", bytes->data);
-  const std::string text = detail::merged_config(config, layout, Arch::class_stem).dump(2);
+  const std::string text = json_text(detail::merged_config(config, layout, Arch::class_stem), 2);
   write_file_atomically(directory / "config.json", std::string_view(text + "\n"));
 }
 

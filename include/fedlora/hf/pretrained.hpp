@@ -15,6 +15,7 @@
 #include "fedlora/hf/base_digest.hpp"
 #include "fedlora/hf/cache.hpp"
 #include "fedlora/hf/checkpoint.hpp"
+#include "fedlora/hf/model_config.hpp"
 #include "fedlora/hf/tokenizer_files.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/io/json.hpp"
@@ -28,12 +29,6 @@
 namespace fedlora {
 
 namespace detail {
-
-inline Json read_model_config(const FileSet& files) { return parse_json(files.require("config.json")); }
-
-inline std::string model_type_of(const FileSet& files, const Json& json) {
-  return json_get<std::string>(json, "model_type", files.path_of("config.json"));
-}
 
 /// Buffers that old checkpoints carry and nobody needs.
 inline bool is_known_buffer(std::string_view name) {
@@ -70,32 +65,43 @@ Pretrained<Arch, B> load_pretrained(const B& backend, const FileSet& files) {
   const ModelConfig config = Arch::read_config(json, config_file);
 
   const auto checkpoint = std::make_shared<const Checkpoint>(files);
+  detail::refuse_quantised(*checkpoint);
   const FamilyNames& names = Arch::names;
+  detail::require_names(*checkpoint, names, Arch::model_type, checkpoint->where(""));
   WeightLoader<B> load(
-      backend, [&](const std::string& name) { return checkpoint->find(name); }, files.name(), names.prefix,
-      std::string(names.word_embeddings) + ".weight");
+      backend, [&](const std::string& name) { return checkpoint->find(name); }, files.name(), names.prefix);
   Pretrained<Arch, B> result;
   result.backend = backend;
   result.name = files.name();
   result.transformer = std::make_shared<const Transformer<Arch, B>>(config, load);
-  result.digest = base_digest(*checkpoint, load.used(), names.prefix);
+  result.digest = base_digest(*checkpoint, load.used(), names);
   result.context = adapter_context_of(checkpoint->metadata(), files.name());
 
   for (const HeadLayer& layer : Arch::head(config)) {
     for (const char* part : {".weight", ".bias"}) {
       const std::string name = layer.name + part;
-      const TensorView* tensor = checkpoint->find(name);
-      if (tensor == nullptr && name.starts_with(names.prefix))
-        tensor = checkpoint->find(name.substr(names.prefix.size()));
+      const TensorView* const tensor = load.find_head(name);
       if (tensor == nullptr || tensor->shape.empty() || tensor->shape.size() > 2) continue;
-      FrozenMatrix matrix = load.optional(tensor->name, tensor->shape);
-      result.head.emplace(name, std::move(matrix));
+      result.head.emplace(name, load.optional(tensor->name, tensor->shape));
     }
   }
   if (!names.lm_head.empty()) {
-    result.lm_head = load.optional(std::string(names.lm_head) + ".weight", {config.vocab_size, config.hidden_size});
-    if (result.lm_head.empty() && config.tied_embeddings) result.lm_head = result.transformer->word_embeddings();
+    // Where both are there and differ, neither stands for the other, whatever the configuration says (as in
+    // transformers).
+    const std::string name = std::string(names.lm_head) + ".weight";
+    const TensorView* const own = load.find_head(name);
+    if (own == nullptr ? config.tied_embeddings : load.used().contains(own->name))
+      result.lm_head = result.transformer->word_embeddings();
+    else if (own != nullptr)
+      result.lm_head = load.optional(own->name, {config.vocab_size, config.hidden_size});
+    if (own != nullptr && result.lm_head.empty())
+      result.warnings.push_back(own->file + ": " + own->name + " has shape " + shape_text(own->shape) + ", not " +
+                                shape_text(config.vocab_size, config.hidden_size) + ", and is not used");
   }
+  if (json.contains("auto_map") && !json["auto_map"].empty())
+    result.warnings.push_back(config_file +
+                              ": auto_map names code of the model's own, which is not run; it is read as " +
+                              std::string(Arch::model_type) + ", as transformers does without trust_remote_code");
 
   std::string unused;
   for (const std::string& name : checkpoint->names())

@@ -50,10 +50,13 @@ requires(Arch::causal) class LanguageModel : public AdaptedBase<Arch, B> {
   /// \throws ConfigError for a configuration that fits nothing in the base, or a base without an output layer.
   LanguageModel(Pretrained<Arch, B> pretrained, LanguageModelOptions options, const LoraConfig& lora)
       : Base(std::move(pretrained), options.max_tokens, options.base_dropout) {
-    if (base().lm_head.empty())
-      fail<ConfigError>(base().name,
-                        "an output layer (" + std::string(Arch::names.lm_head) + ".weight) or tied embeddings",
-                        "neither");
+    if (base().lm_head.empty()) {
+      const std::string layer = std::string(Arch::names.lm_head) + ".weight";
+      std::string got = "neither";
+      for (const std::string& warning : base().warnings)  // one of another shape
+        if (warning.find(layer + " has") != warning.npos) got = warning;
+      fail<ConfigError>(base().name, "an output layer (" + layer + ") or tied embeddings", got);
+    }
     this->place_adapter(lora, TaskType::causal_lm, {}, {}, {}, {});
   }
 

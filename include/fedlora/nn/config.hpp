@@ -66,7 +66,7 @@ struct ModelConfig {
   bool input_bias = true;   ///< query, key and value have biases
   bool output_bias = true;  ///< attention's output has one
   bool mlp_bias = true;
-  bool tied_embeddings = false;
+  bool tied_embeddings = false;  ///< the layer over the vocabulary has the word embeddings for weights
   double hidden_dropout = 0;
   double attention_dropout = 0;
   double classifier_dropout = 0;
@@ -92,6 +92,23 @@ struct FamilyNames {
   std::array<std::string_view, 2> norms;  ///< in the order they are applied within a block
   std::string_view final_norm;
   std::string_view lm_head;
+  std::string_view
+      output_embeddings;  ///< the layer over the vocabulary that may share the word embeddings, by its whole name
+
+  /// The name of a tensor of the base without the prefix ("encoder.layer.0.output.dense.weight"), whether a checkpoint
+  /// has it with the prefix, without, or twice; empty for a tensor that is none of the base's.
+  std::string_view within_base(std::string_view stored) const {
+    for (int level = 0; level < 3; ++level) {
+      for (const std::string_view part : {word_embeddings, layers, final_norm}) {
+        const std::string_view module = part.substr(0, part.find('.'));
+        if (!module.empty() && stored.starts_with(module) && stored.substr(module.size()).starts_with('.'))
+          return stored;
+      }
+      if (prefix.empty() || !stored.starts_with(prefix)) break;
+      stored.remove_prefix(prefix.size());
+    }
+    return {};
+  }
 
   /// The whole name of a linear layer: "bert.encoder.layer.0.attention.self.query".
   std::string linear(Index layer, LayerLinear which) const {
@@ -128,15 +145,51 @@ constexpr std::optional<Pooling> pooling_named(std::string_view name) {
 
 namespace detail {
 
-inline Activation read_activation(const Json& json, std::string_view field, std::string_view file) {
-  const auto name = json_get<std::string>(json, field, file);
-  if (name == "gelu") return Activation::gelu;
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast") return Activation::gelu_tanh;
-  if (name == "relu") return Activation::relu;
-  if (name == "silu" || name == "swish") return Activation::silu;
-  if (name == "tanh") return Activation::tanh;
-  fail<ConfigError>(std::string(file) + ", field " + std::string(field),
-                    "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu, swish or tanh", in_quotes(name));
+/// The names of transformers' ACT2FN, but for those with trained parameters. "gelu_fast" rounds √(2/π) to ten digits.
+inline constexpr std::pair<std::string_view, Activation> activation_names[] = {
+    {"gelu", Activation::gelu},
+    {"gelu_python", Activation::gelu},
+    {"gelu_new", Activation::gelu_tanh},
+    {"gelu_fast", Activation::gelu_tanh},
+    {"gelu_accurate", Activation::gelu_tanh},
+    {"gelu_pytorch_tanh", Activation::gelu_tanh},
+    {"gelu_python_tanh", Activation::gelu_tanh},
+    {"gelu_10", Activation::gelu_10},
+    {"quick_gelu", Activation::quick_gelu},
+    {"relu", Activation::relu},
+    {"relu2", Activation::relu2},
+    {"relu6", Activation::relu6},
+    {"leaky_relu", Activation::leaky_relu},
+    {"silu", Activation::silu},
+    {"swish", Activation::silu},
+    {"hardswish", Activation::hard_swish},
+    {"mish", Activation::mish},
+    {"tanh", Activation::tanh},
+    {"sigmoid", Activation::sigmoid},
+    {"laplace", Activation::laplace},
+    {"sqrtsoftplus", Activation::sqrt_softplus},
+    {"linear", Activation::linear}};
+
+inline Activation read_activation(const Json& json, std::string_view field, std::string_view file,
+                                  std::string_view fallback) {
+  const auto name = json.contains(field) ? json_get<std::string>(json, field, file) : std::string(fallback);
+  std::string known;
+  for (const auto& [spelled, activation] : activation_names) {
+    if (name == spelled) return activation;
+    known.append(known.empty() ? "" : ", ").append(spelled);
+  }
+  const bool trained = name == "prelu" || name == "xielu";
+  fail<ConfigError>(json_where(file, field), "one of " + known,
+                    in_quotes(name) + (trained ? ", which has trained parameters of its own" : ""));
+}
+
+/// Refuses a field that changes what transformers computes, unless it is absent, null, false, 0 or empty.
+inline void refuse_unless_off(const Json& json, std::string_view field, std::string_view file,
+                              std::string_view reason) {
+  const Json* const value = json_find(json, field, file);
+  const bool off = value == nullptr || value->is_null() || *value == false || *value == 0 ||
+                   (value->is_structured() && value->empty());
+  if (!off) fail<ConfigError>(json_where(file, field), "nothing or false (" + std::string(reason) + ")", shown(*value));
 }
 
 inline double read_probability(const Json& json, std::string_view field, std::string_view file, double fallback) {
@@ -160,32 +213,48 @@ inline Index read_size(const Json& json, std::string_view field, std::string_vie
                        Index largest = Index{1} << 24) {
   const auto value = json_get<Index>(json, field, file);
   if (value < 1 || value > largest)
-    fail<ConfigError>(std::string(file) + ", field " + std::string(field),
-                      "a size from 1 to " + std::to_string(largest), std::to_string(value));
+    fail<ConfigError>(json_where(file, field), "a size from 1 to " + std::to_string(largest), std::to_string(value));
   return value;
 }
 
-/// The names of a checkpoint's labels, by number; empty when it names none.
+/// The same, or what transformers takes where the field is absent (null is no size, there and here).
+inline Index read_size_or(const Json& json, std::string_view field, std::string_view file, Index fallback,
+                          Index largest = Index{1} << 24) {
+  return json.contains(field) ? read_size(json, field, file, largest) : fallback;
+}
+
+/// Label names by number: id2label's, unless num_labels asks for another number of them, which transformers then names
+/// itself. Empty when neither is there.
 inline std::vector<std::string> read_id2label(const Json& json, std::string_view file) {
-  const auto labels = json_get_or<std::map<std::string, std::string>>(json, "id2label", file, {});
-  std::vector<std::string> names(labels.size());
-  for (const auto& [key, label] : labels) {
-    std::size_t id = labels.size();
-    if (!key.empty() && key.size() < 10 && key.find_first_not_of("0123456789") == std::string::npos)
-      id = static_cast<std::size_t>(std::stol(key));
-    if (id >= labels.size())
-      fail<ConfigError>(std::string(file) + ", field id2label",
-                        "the keys \"0\" to \"" + std::to_string(labels.size() - 1) + "\"", in_quotes(key));
-    names[id] = label;
+  const Json* const labels = json_find(json, "id2label", file);
+  const std::string where = json_where(file, "id2label");
+  std::vector<std::string> names;
+  if (labels != nullptr && !labels->is_null()) {
+    if (!labels->is_object()) fail<FormatError>(where, "an object", shown(*labels));
+    names.resize(labels->size());
+    for (const auto& [key, label] : labels->items()) {
+      std::size_t id = names.size();
+      if (!key.empty() && key.size() < 10 && key.find_first_not_of("0123456789") == std::string::npos)
+        id = static_cast<std::size_t>(std::stol(key));
+      if (id >= names.size() || std::to_string(id) != key)
+        fail<ConfigError>(where, "the keys \"0\" to \"" + std::to_string(names.size() - 1) + "\"", in_quotes(key));
+      names[id] = label.is_number_integer() ? label.dump() : json_convert<std::string>(label, where + "." + key);
+    }
   }
-  if (labels.empty() && json.contains("num_labels") && !json["num_labels"].is_null() && json["num_labels"] != 0)
-    for (Index i = 0, count = read_size(json, "num_labels", file, Index{1} << 20); i < count; ++i)
-      names.push_back("LABEL_" + std::to_string(i));
+  if (const Json* const number = json_find(json, "num_labels", file);
+      number != nullptr && !number->is_null() && *number != 0) {
+    const auto count = static_cast<std::size_t>(read_size(json, "num_labels", file, Index{1} << 20));
+    if (count != names.size()) {
+      names.clear();
+      for (std::size_t id = 0; id < count; ++id) names.push_back("LABEL_" + std::to_string(id));
+    }
+  }
   return names;
 }
 
 /// Fields that all families write alike, and the checks that hold for all.
 inline void read_common(const Json& json, std::string_view file, ModelConfig& config) {
+  refuse_unless_off(json, "per_layer_config", file, "layers of one model that differ are not supported");
   config.initializer_range = json_get_or<double>(json, "initializer_range", file, 0.02);
   if (!(config.initializer_range >= 0 && config.initializer_range <= 100))
     fail<ConfigError>(std::string(file) + ", field initializer_range", "a deviation from 0 to 100",

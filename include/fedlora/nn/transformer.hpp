@@ -49,7 +49,9 @@ class Transformer {
   Transformer(ModelConfig config, WeightLoader<B>& load) : config_(std::move(config)) {
     const FamilyNames& names = Arch::names;
     const Index hidden = config_.hidden_size;
-    word_ = load.matrix(std::string(names.word_embeddings) + ".weight", config_.vocab_size, hidden);
+    word_ = load.embeddings(std::string(names.word_embeddings) + ".weight",
+                            std::string(names.output_embeddings) + ".weight", config_.tied_embeddings,
+                            config_.vocab_size, hidden);
     if constexpr (Arch::positions == Positions::learned)
       position_ = load.matrix(std::string(names.position_embeddings) + ".weight",
                               config_.max_positions + config_.position_offset, hidden);

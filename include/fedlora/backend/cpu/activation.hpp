@@ -6,13 +6,15 @@
 
 #include "fedlora/backend/cpu/lanes.hpp"
 #include "fedlora/backend/operations.hpp"
+#include "fedlora/backend/rare_activation.hpp"
 #include "fedlora/core/shape.hpp"
 
 namespace fedlora::cpu {
 
-/// f(x) and f'(x) of one vector.
+/// f(x) and f'(x) of one vector. `function` is Function, or any of the rare ones where Function is one.
 template <Activation Function, class T>
-[[gnu::always_inline]] inline void activation_lanes(const Lanes<T>& x, Lanes<T>& value, Lanes<T>& slope) {
+[[gnu::always_inline]] inline void activation_lanes([[maybe_unused]] Activation function, const Lanes<T>& x,
+                                                    Lanes<T>& value, Lanes<T>& slope) {
   const Lanes<T> zero{};
   if constexpr (Function == Activation::gelu) {
     Lanes<T> e = x * x * T(-0.5);
@@ -29,21 +31,28 @@ template <Activation Function, class T>
     value = x * half;
     slope = half + x * half * (T(1) - half) * (x * x * T(3 * 0.044715) + T(1)) * T(2 * 0.79788456080286535588);
   } else if constexpr (Function == Activation::relu) {
-    value = x > zero ? x : zero;
-    slope = x > zero ? zero + T(1) : zero;
+    value = x <= zero ? zero : x;  // NaN stays NaN
+    slope = x <= zero ? zero : zero + T(1);
   } else if constexpr (Function == Activation::silu) {
     Lanes<T> e = -x;
     exp_lanes(e);
     const Lanes<T> sigmoid = T(1) / (e + T(1));
     value = x * sigmoid;
     slope = sigmoid + value * (T(1) - sigmoid);
-  } else {
+  } else if constexpr (Function == Activation::tanh) {
     for (Index lane = 0; lane < lane_count<T>; ++lane) value[lane] = std::tanh(x[lane]);
     slope = T(1) - value * value;
+  } else {
+    for (Index lane = 0; lane < lane_count<T>; ++lane) {
+      T one_value, one_slope;
+      rare_activation<T>(function, x[lane], one_value, one_slope);
+      value[lane] = one_value;
+      slope[lane] = one_slope;
+    }
   }
 }
 
-/// Calls `body` with the activation as a compile-time constant.
+/// Calls `body` with the activation as a compile-time constant; one constant stands for all rare ones.
 template <class Body>
 void with_activation(Activation activation, Body&& body) {
   switch (activation) {
@@ -57,6 +66,8 @@ void with_activation(Activation activation, Body&& body) {
       return body.template operator()<Activation::silu>();
     case Activation::tanh:
       return body.template operator()<Activation::tanh>();
+    default:
+      return body.template operator()<Activation::linear>();
   }
 }
 
@@ -70,7 +81,7 @@ void activation_forward(Activation activation, MatrixView<const T> x, const T* b
       for_lanes<T>(x.cols, inputs, outputs, [&](Lanes<T>(&v)[2], Index) {
         if (bias != nullptr) v[0] += v[1];
         Lanes<T> value, slope;
-        activation_lanes<Function, T>(v[0], value, slope);
+        activation_lanes<Function, T>(activation, v[0], value, slope);
         v[0] = value;
       });
     }
@@ -87,7 +98,7 @@ void activation_backward(Activation activation, MatrixView<const T> x, const T* 
       for_lanes<T>(x.cols, inputs, outputs, [&](Lanes<T>(&v)[3], Index) {
         if (bias != nullptr) v[1] += v[2];
         Lanes<T> value, slope;
-        activation_lanes<Function, T>(v[1], value, slope);
+        activation_lanes<Function, T>(activation, v[1], value, slope);
         v[0] *= slope;
       });
     }
@@ -103,7 +114,7 @@ void gated_forward(Activation activation, MatrixView<const T> gate, MatrixView<c
       T* const outputs[2] = {y.row(i), nullptr};
       for_lanes<T>(gate.cols, inputs, outputs, [&](Lanes<T>(&v)[2], Index) {
         Lanes<T> value, slope;
-        activation_lanes<Function, T>(v[0], value, slope);
+        activation_lanes<Function, T>(activation, v[0], value, slope);
         v[0] = value * v[1];
       });
     }
@@ -120,7 +131,7 @@ void gated_backward(Activation activation, MatrixView<const T> gate, MatrixView<
       T* const outputs[3] = {dup.row(i), dgate.row(i), nullptr};
       for_lanes<T>(gate.cols, inputs, outputs, [&](Lanes<T>(&v)[3], Index) {
         Lanes<T> value, slope;
-        activation_lanes<Function, T>(v[1], value, slope);
+        activation_lanes<Function, T>(activation, v[1], value, slope);
         v[1] = v[0] * v[2] * slope;
         v[0] = v[0] * value;
       });

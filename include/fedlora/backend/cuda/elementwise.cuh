@@ -10,6 +10,7 @@
 #include "fedlora/backend/cuda/packed.cuh"
 #include "fedlora/backend/cuda/tile.cuh"
 #include "fedlora/backend/operations.hpp"
+#include "fedlora/backend/rare_activation.hpp"
 #include "fedlora/core/random.hpp"
 #include "fedlora/core/shape.hpp"
 
@@ -17,9 +18,9 @@
 
 namespace fedlora::cuda {
 
-/// f(x) and f'(x).
+/// f(x) and f'(x). `function` is Function, or any of the rare ones where Function is one.
 template <Activation Function>
-FEDLORA_DEVICE void activate(float x, float& value, float& slope) {
+FEDLORA_DEVICE void activate([[maybe_unused]] Activation function, float x, float& value, float& slope) {
   if constexpr (Function == Activation::gelu) {
     const float cdf = 0.5f + 0.5f * erff(x * 0.70710678118654752f);
     value = x * cdf;
@@ -32,15 +33,17 @@ FEDLORA_DEVICE void activate(float x, float& value, float& slope) {
     // Far out the bend is zero and x² may be infinite.
     slope = half + (bend > 0.0f ? x * bend * (1.0f + 0.134145f * x * x) * 1.5957691216057307f : bend);
   } else if constexpr (Function == Activation::relu) {
-    value = x > 0.0f ? x : 0.0f;
-    slope = x > 0.0f ? 1.0f : 0.0f;
+    value = x <= 0.0f ? 0.0f : x;  // NaN stays NaN
+    slope = x <= 0.0f ? 0.0f : 1.0f;
   } else if constexpr (Function == Activation::silu) {
     const float sigmoid = 1.0f / (1.0f + expf(-x));
     value = x * sigmoid;
     slope = sigmoid + value * (1.0f - sigmoid);
-  } else {
+  } else if constexpr (Function == Activation::tanh) {
     value = tanhf(x);
     slope = 1.0f - value * value;
+  } else {
+    rare_activation<float>(function, x, value, slope);
   }
 }
 
@@ -51,12 +54,13 @@ namespace elementwise {
 template <Activation Function>
 struct ActivationForward {
   static constexpr int inputs = 2, outputs = 1;
+  Activation function = Function;
   template <class T>
   FEDLORA_DEVICE void operator()(Packed<T> (&v)[2], Index, Index) const {
     float values[vector_length<T>];
     for (int e = 0; e < vector_length<T>; ++e) {
       float slope;
-      activate<Function>(v[0][e] + v[1][e], values[e], slope);
+      activate<Function>(function, v[0][e] + v[1][e], values[e], slope);
     }
     v[0] = pack<T>(values);
   }
@@ -66,12 +70,13 @@ struct ActivationForward {
 template <Activation Function>
 struct ActivationBackward {
   static constexpr int inputs = 3, outputs = 1;
+  Activation function = Function;
   template <class T>
   FEDLORA_DEVICE void operator()(Packed<T> (&v)[3], Index, Index) const {
     float values[vector_length<T>];
     for (int e = 0; e < vector_length<T>; ++e) {
       float value, slope;
-      activate<Function>(v[1][e] + v[2][e], value, slope);
+      activate<Function>(function, v[1][e] + v[2][e], value, slope);
       values[e] = v[0][e] * slope;
     }
     v[0] = pack<T>(values);
@@ -82,12 +87,13 @@ struct ActivationBackward {
 template <Activation Function>
 struct GatedForward {
   static constexpr int inputs = 2, outputs = 1;
+  Activation function = Function;
   template <class T>
   FEDLORA_DEVICE void operator()(Packed<T> (&v)[2], Index, Index) const {
     float values[vector_length<T>];
     for (int e = 0; e < vector_length<T>; ++e) {
       float value, slope;
-      activate<Function>(v[0][e], value, slope);
+      activate<Function>(function, v[0][e], value, slope);
       values[e] = value * v[1][e];
     }
     v[0] = pack<T>(values);
@@ -98,12 +104,13 @@ struct GatedForward {
 template <Activation Function>
 struct GatedBackward {
   static constexpr int inputs = 3, outputs = 2;
+  Activation function = Function;
   template <class T>
   FEDLORA_DEVICE void operator()(Packed<T> (&v)[3], Index, Index) const {
     float of_up[vector_length<T>], of_gate[vector_length<T>];
     for (int e = 0; e < vector_length<T>; ++e) {
       float value, slope;
-      activate<Function>(v[1][e], value, slope);
+      activate<Function>(function, v[1][e], value, slope);
       of_up[e] = v[0][e] * value;
       of_gate[e] = v[0][e] * v[2][e] * slope;
     }

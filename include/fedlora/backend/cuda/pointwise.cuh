@@ -218,7 +218,7 @@ struct ColumnSumsKernel {
 
 namespace detail {
 
-/// Calls body with the activation as a constant.
+/// Calls body with the activation as a constant; one constant stands for all rare ones.
 template <class Body>
 void with_activation(Activation activation, Body&& body) {
   switch (activation) {
@@ -232,6 +232,8 @@ void with_activation(Activation activation, Body&& body) {
       return body(std::integral_constant<Activation, Activation::silu>{});
     case Activation::tanh:
       return body(std::integral_constant<Activation, Activation::tanh>{});
+    default:
+      return body(std::integral_constant<Activation, Activation::linear>{});
   }
 }
 
@@ -281,7 +283,7 @@ template <class T>
 void activation_forward(Activation activation, MatrixView<const T> x, const T* bias, MatrixView<T> y, Stream stream) {
   detail::check_shape("cuda::activation_forward", "y", x.rows, x.cols, y.rows, y.cols);
   detail::with_activation(activation, [&](auto function) {
-    detail::pointwise<T>(stream, elementwise::ActivationForward<function()>{},
+    detail::pointwise<T>(stream, elementwise::ActivationForward<function()>{activation},
                          {x, detail::in_every_row(bias, x.rows, x.cols)}, {y});
   });
 }
@@ -294,7 +296,7 @@ template <class T>
 void activation_backward(Activation activation, MatrixView<const T> x, const T* bias, MatrixView<T> dy, Stream stream) {
   detail::check_shape("cuda::activation_backward", "dy", x.rows, x.cols, dy.rows, dy.cols);
   detail::with_activation(activation, [&](auto function) {
-    detail::pointwise<T>(stream, elementwise::ActivationBackward<function()>{},
+    detail::pointwise<T>(stream, elementwise::ActivationBackward<function()>{activation},
                          {dy, x, detail::in_every_row(bias, x.rows, x.cols)}, {dy});
   });
 }
@@ -311,7 +313,7 @@ void gated_forward(Activation activation, MatrixView<const T> gate, MatrixView<c
   detail::check_shape(where, "up", gate.rows, gate.cols, up.rows, up.cols);
   detail::check_shape(where, "y", gate.rows, gate.cols, y.rows, y.cols);
   detail::with_activation(activation, [&](auto function) {
-    detail::pointwise<T>(stream, elementwise::GatedForward<function()>{}, {gate, up}, {y});
+    detail::pointwise<T>(stream, elementwise::GatedForward<function()>{activation}, {gate, up}, {y});
   });
 }
 
@@ -329,7 +331,7 @@ void gated_backward(Activation activation, MatrixView<const T> gate, MatrixView<
   detail::check_shape(where, "dgate", gate.rows, gate.cols, dgate.rows, dgate.cols);
   detail::check_shape(where, "dup", gate.rows, gate.cols, dup.rows, dup.cols);
   detail::with_activation(activation, [&](auto function) {
-    detail::pointwise<T>(stream, elementwise::GatedBackward<function()>{}, {dy, gate, up}, {dup, dgate});
+    detail::pointwise<T>(stream, elementwise::GatedBackward<function()>{activation}, {dy, gate, up}, {dup, dgate});
   });
 }
 

@@ -32,27 +32,29 @@ struct Bert {
                   "intermediate.dense", "output.dense"},
       .norms = {"attention.output.LayerNorm", "output.LayerNorm"},
       .final_norm = "",
-      .lm_head = ""};
+      .lm_head = "",
+      .output_embeddings = "cls.predictions.decoder"};
 
   static ModelConfig read_config(const Json& json, std::string_view file) {
     ModelConfig config;
-    config.vocab_size = detail::read_size(json, "vocab_size", file);
-    config.hidden_size = detail::read_size(json, "hidden_size", file);
-    config.layers = detail::read_size(json, "num_hidden_layers", file, 1024);
-    config.heads = detail::read_size(json, "num_attention_heads", file);
-    config.intermediate_size = detail::read_size(json, "intermediate_size", file);
-    config.max_positions = detail::read_size(json, "max_position_embeddings", file);
-    config.token_types = detail::read_size(json, "type_vocab_size", file);
+    config.vocab_size = detail::read_size_or(json, "vocab_size", file, 30522);
+    config.hidden_size = detail::read_size_or(json, "hidden_size", file, 768);
+    config.layers = detail::read_size_or(json, "num_hidden_layers", file, 12, 1024);
+    config.heads = detail::read_size_or(json, "num_attention_heads", file, 12);
+    config.intermediate_size = detail::read_size_or(json, "intermediate_size", file, 3072);
+    config.max_positions = detail::read_size_or(json, "max_position_embeddings", file, 512);
+    config.token_types = detail::read_size_or(json, "type_vocab_size", file, 2);
     config.norm_eps = detail::read_norm_eps(json, "layer_norm_eps", file, 1e-12);
-    config.activation = detail::read_activation(json, "hidden_act", file);
+    config.activation = detail::read_activation(json, "hidden_act", file, "gelu");
+    config.tied_embeddings = json_get_or<bool>(json, "tie_word_embeddings", file, true);
     config.hidden_dropout = detail::read_probability(json, "hidden_dropout_prob", file, 0.1);
     config.attention_dropout = detail::read_probability(json, "attention_probs_dropout_prob", file, 0.1);
     config.classifier_dropout = detail::read_probability(json, "classifier_dropout", file, config.hidden_dropout);
     if (const auto kind = json_get_or<std::string>(json, "position_embedding_type", file, "absolute");
         kind != "absolute")
       fail<ConfigError>(std::string(file) + ", field position_embedding_type", "\"absolute\"", detail::in_quotes(kind));
-    if (json_get_or<bool>(json, "is_decoder", file, false))
-      fail<ConfigError>(std::string(file) + ", field is_decoder", "false: attention here goes both ways", "true");
+    detail::refuse_unless_off(json, "is_decoder", file, "attention here goes both ways");
+    detail::refuse_unless_off(json, "add_cross_attention", file, "there is no encoder to attend to");
     detail::read_common(json, file, config);
     return config;
   }

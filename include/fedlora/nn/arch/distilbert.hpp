@@ -31,17 +31,24 @@ struct DistilBert {
                                                     "attention.out_lin", "", "ffn.lin1", "ffn.lin2"},
                                         .norms = {"sa_layer_norm", "output_layer_norm"},
                                         .final_norm = "",
-                                        .lm_head = ""};
+                                        .lm_head = "",
+                                        .output_embeddings = "vocab_projector"};
 
   static ModelConfig read_config(const Json& json, std::string_view file) {
     ModelConfig config;
-    config.vocab_size = detail::read_size(json, "vocab_size", file);
-    config.hidden_size = detail::read_size(json, "dim", file);
-    config.layers = detail::read_size(json, "n_layers", file, 1024);
-    config.heads = detail::read_size(json, "n_heads", file);
-    config.intermediate_size = detail::read_size(json, "hidden_dim", file);
-    config.max_positions = detail::read_size(json, "max_position_embeddings", file);
-    config.activation = detail::read_activation(json, "activation", file);
+    // transformers takes BERT's names for these three too, and before the family's own.
+    const auto size = [&](const char* name, const char* own, Index fallback, Index largest) {
+      return detail::read_size_or(json, json.contains(name) ? name : own, file, fallback, largest);
+    };
+    constexpr Index largest = Index{1} << 24;
+    config.vocab_size = detail::read_size_or(json, "vocab_size", file, 30522);
+    config.hidden_size = size("hidden_size", "dim", 768, largest);
+    config.layers = size("num_hidden_layers", "n_layers", 6, 1024);
+    config.heads = size("num_attention_heads", "n_heads", 12, largest);
+    config.intermediate_size = detail::read_size_or(json, "hidden_dim", file, 3072);
+    config.max_positions = detail::read_size_or(json, "max_position_embeddings", file, 512);
+    config.activation = detail::read_activation(json, "activation", file, "gelu");
+    config.tied_embeddings = json_get_or<bool>(json, "tie_word_embeddings", file, true);
     config.hidden_dropout = detail::read_probability(json, "dropout", file, 0.1);
     config.attention_dropout = detail::read_probability(json, "attention_dropout", file, 0.1);
     config.classifier_dropout = detail::read_probability(json, "seq_classif_dropout", file, 0.2);

@@ -33,22 +33,23 @@ struct Llama {
                   "mlp.up_proj", "mlp.down_proj"},
       .norms = {"input_layernorm", "post_attention_layernorm"},
       .final_norm = "norm",
-      .lm_head = "lm_head"};
+      .lm_head = "lm_head",
+      .output_embeddings = "lm_head"};
 
   static ModelConfig read_config(const Json& json, std::string_view file) {
     ModelConfig config;
-    config.vocab_size = detail::read_size(json, "vocab_size", file);
-    config.hidden_size = detail::read_size(json, "hidden_size", file);
-    config.layers = detail::read_size(json, "num_hidden_layers", file, 1024);
-    config.heads = detail::read_size(json, "num_attention_heads", file);
-    config.intermediate_size = detail::read_size(json, "intermediate_size", file);
-    config.max_positions = detail::read_size(json, "max_position_embeddings", file);
+    config.vocab_size = detail::read_size_or(json, "vocab_size", file, 32000);
+    config.hidden_size = detail::read_size_or(json, "hidden_size", file, 4096);
+    config.layers = detail::read_size_or(json, "num_hidden_layers", file, 32, 1024);
+    config.heads = detail::read_size_or(json, "num_attention_heads", file, 32);
+    config.intermediate_size = detail::read_size_or(json, "intermediate_size", file, 11008);
+    config.max_positions = detail::read_size_or(json, "max_position_embeddings", file, 2048);
     if (json.contains("num_key_value_heads") && !json["num_key_value_heads"].is_null())
       config.kv_heads = detail::read_size(json, "num_key_value_heads", file);
     if (json.contains("head_dim") && !json["head_dim"].is_null())
       config.head_dim = detail::read_size(json, "head_dim", file);
     config.norm_eps = detail::read_norm_eps(json, "rms_norm_eps", file, 1e-6);
-    config.activation = detail::read_activation(json, "hidden_act", file);
+    config.activation = detail::read_activation(json, "hidden_act", file, "silu");
     config.input_bias = config.output_bias = json_get_or<bool>(json, "attention_bias", file, false);
     config.mlp_bias = json_get_or<bool>(json, "mlp_bias", file, false);
     config.tied_embeddings = json_get_or<bool>(json, "tie_word_embeddings", file, false);
@@ -68,30 +69,40 @@ struct Llama {
   static std::vector<std::string> default_targets() { return {"q_proj", "v_proj"}; }
 
  private:
-  /// transformers 5 writes `rope_parameters`; before it there were `rope_theta` and `rope_scaling`.
+  /// transformers 5 writes `rope_parameters`; before it there were `rope_scaling`, which transformers 5 prefers where
+  /// both are, and `rope_theta`.
   static void read_rope(const Json& json, std::string_view file, ModelConfig& config) {
-    config.rope_theta = json_get_or<double>(json, "rope_theta", file, 10000.0);
-    const char* field = json.contains("rope_parameters") ? "rope_parameters" : "rope_scaling";
-    if (json.contains(field) && !json[field].is_null()) {
-      const Json rope = json_get<Json>(json, field, file);
-      const std::string where = std::string(file) + ", field " + field;
-      config.rope_theta = json_get_or<double>(rope, "rope_theta", where, config.rope_theta);
-      const auto type =
-          json_get_or<std::string>(rope, "rope_type", where, json_get_or<std::string>(rope, "type", where, "default"));
-      if (type == "linear" || type == "llama3") {
-        config.rope_scaling.kind = type == "linear" ? RopeScaling::Kind::linear : RopeScaling::Kind::llama3;
-        config.rope_scaling.factor = json_get<double>(rope, "factor", where);
-        if (type == "llama3") {
-          config.rope_scaling.low_frequency_factor = json_get<double>(rope, "low_freq_factor", where);
-          config.rope_scaling.high_frequency_factor = json_get<double>(rope, "high_freq_factor", where);
-          config.rope_scaling.original_max_positions =
-              json_get<double>(rope, "original_max_position_embeddings", where);
-        }
-      } else if (type != "default") {
-        fail<ConfigError>(where + ".rope_type", "default, linear or llama3", detail::in_quotes(type));
-      }
+    const char* field = "rope_parameters";
+    if (json.contains("rope_scaling") && !json["rope_scaling"].is_null() && !json["rope_scaling"].empty())
+      field = "rope_scaling";
+    const Json rope = json_get_or<Json>(json, field, file, Json::object());
+    const std::string where = detail::json_where(file, field);
+    config.rope_theta =
+        json_get_or<double>(rope, "rope_theta", where, json_get_or<double>(json, "rope_theta", file, 10000.0));
+    for (const auto& [object, place] : {std::pair<const Json&, std::string>{rope, where}, {json, std::string(file)}})
+      if (const auto part = json_get_or<double>(object, "partial_rotary_factor", place, 1); part != 1)
+        fail<ConfigError>(detail::json_where(place, "partial_rotary_factor"), "1 (all channels of a head turn)",
+                          std::to_string(part));
+    const auto type =
+        json_get_or<std::string>(rope, "rope_type", where, json_get_or<std::string>(rope, "type", where, "default"));
+    RopeScaling& scaling = config.rope_scaling;
+    if (type == "linear" || type == "llama3" || type == "dynamic")
+      scaling.factor = json_get<double>(rope, "factor", where);
+    if (type == "linear") {
+      scaling.kind = RopeScaling::Kind::linear;
+    } else if (type == "llama3") {
+      scaling.kind = RopeScaling::Kind::llama3;
+      scaling.low_frequency_factor = json_get<double>(rope, "low_freq_factor", where);
+      scaling.high_frequency_factor = json_get<double>(rope, "high_freq_factor", where);
+      // Where it also stands outside, transformers takes that; where it stands nowhere, the model's own length.
+      constexpr const char* original = "original_max_position_embeddings";
+      scaling.original_max_positions = json_get_or<double>(
+          json, original, file, json_get_or<double>(rope, original, where, static_cast<double>(config.max_positions)));
+    } else if (type == "dynamic") {
+      scaling.factor = 1;  // it stretches what is longer than max_position_embeddings, and no sequence is
+    } else if (type != "default") {
+      fail<ConfigError>(where + ".rope_type", "default, linear, llama3 or dynamic", detail::in_quotes(type));
     }
-    const RopeScaling& scaling = config.rope_scaling;
     if (!(scaling.low_frequency_factor > 0 && scaling.high_frequency_factor > scaling.low_frequency_factor &&
           scaling.original_max_positions > 0))
       fail<ConfigError>(std::string(file) + ", rotary positions",
@@ -99,9 +110,9 @@ struct Llama {
                         std::to_string(scaling.low_frequency_factor) + ", " +
                             std::to_string(scaling.high_frequency_factor) + " and " +
                             std::to_string(scaling.original_max_positions));
-    if (!(config.rope_theta > 0) || !(config.rope_scaling.factor > 0))
+    if (!(config.rope_theta > 0) || !(scaling.factor > 0))
       fail<ConfigError>(std::string(file) + ", rotary positions", "a positive theta and factor",
-                        std::to_string(config.rope_theta) + " and " + std::to_string(config.rope_scaling.factor));
+                        std::to_string(config.rope_theta) + " and " + std::to_string(scaling.factor));
   }
 };
 

@@ -17,15 +17,17 @@ struct Roberta : Bert {
   static constexpr FamilyNames names = [] {
     FamilyNames names = Bert::names;
     names.prefix = "roberta.";
+    names.output_embeddings = "lm_head.decoder";
     return names;
   }();
 
   static ModelConfig read_config(const Json& json, std::string_view file) {
     ModelConfig config = Bert::read_config(json, file);
-    const auto pad = json_get_or<Index>(json, "pad_token_id", file, 1);
-    if (pad < 0 || pad >= config.max_positions - 1)
+    if (!json.contains("vocab_size")) config.vocab_size = 50265;
+    const auto pad = json.contains("pad_token_id") ? json_get<Index>(json, "pad_token_id", file) : Index{1};
+    if (pad < -1 || pad >= config.max_positions - 1)
       fail<ConfigError>(std::string(file) + ", field pad_token_id",
-                        "an id below max_position_embeddings - 1 = " + std::to_string(config.max_positions - 1),
+                        "an id from -1 to max_position_embeddings - 2 = " + std::to_string(config.max_positions - 2),
                         std::to_string(pad));
     config.position_offset = pad + 1;
     config.max_positions -= config.position_offset;
