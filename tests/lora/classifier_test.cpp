@@ -35,6 +35,21 @@ std::vector<double> part_of(const std::vector<double>& all, Index example) {
 
 }  // namespace
 
+TEST_CASE("pad tokens at the end of a text do not stand for it, where the configuration names one") {
+  using Decoder = SequenceClassifier<Llama, CpuBackend<double>>;
+  Dataset data;
+  const std::vector<std::vector<std::int32_t>> texts = {{1, 5, 7}, {1, 5, 7, 2, 2}, {1, 2, 7}, {2, 2}, {2}};
+  for (const auto& text : texts) data.append(text, std::vector<std::int32_t>(text.size(), 0));
+  for (const Json& pad : {Json(2), Json(nullptr), Json(-1)}) {
+    const Decoder model(tiny_base<Llama>(1, {{"pad_token_id", pad}}), {}, {.rank = 2, .target_modules = {"q_proj"}});
+    const std::vector<double> logits = model.logits(random_adapter<double>(model.layout()), data, 1);
+    const bool passes_over = pad == 2;
+    CHECK((difference(part_of(logits, 0), part_of(logits, 1)) <= 1e-13) == passes_over);
+    CHECK(difference(part_of(logits, 0), part_of(logits, 2)) > 1e-6);  // one in the middle stays
+    CHECK((difference(part_of(logits, 3), part_of(logits, 4)) <= 1e-13));  // of nothing but them the first; equal rows
+  }
+}
+
 TEST_CASE("examples packed together are what they are one by one, in any order") {
   for (const bool mean : {false, true}) {
     const Model model(tiny_base<Bert>(), {.pooling = mean ? Pooling::mean : Pooling::first_token, .base_dropout = 0.0},

@@ -327,15 +327,24 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     MatrixView<Element> pooled, logits;
   };
 
+  /// The row that stands for a sequence. The last one is that of the last token which is not the pad token, as in
+  /// transformers: where one token ends texts and pads them, the one before it counts.
+  std::int32_t pooled_row(const PackedBatch& batch, Index sequence) const {
+    const auto s = static_cast<std::size_t>(sequence);
+    const std::int32_t first = batch.cu_seqlens[s];
+    if (pooling_ == Pooling::first_token) return first;
+    std::int32_t last = batch.cu_seqlens[s + 1] - 1;
+    const std::optional<Index> pad = base().config().pad_token;
+    while (pad && last > first && batch.tokens[static_cast<std::size_t>(last)] == *pad) --last;
+    return last;
+  }
+
   /// Puts the workspace's batch where operations read it.
   void prepare(Workspace& workspace) const {
     const PackedBatch& batch = workspace.batch;
     workspace.pooled_rows.clear();
     if (pooling_ != Pooling::mean)
-      for (Index s = 0; s < batch.sequences(); ++s)
-        workspace.pooled_rows.push_back(pooling_ == Pooling::first_token
-                                            ? batch.cu_seqlens[static_cast<std::size_t>(s)]
-                                            : batch.cu_seqlens[static_cast<std::size_t>(s) + 1] - 1);
+      for (Index s = 0; s < batch.sequences(); ++s) workspace.pooled_rows.push_back(pooled_row(batch, s));
     this->prepare_base(workspace, workspace.pooled_rows);
     if (problem_type_ == ProblemType::single_label) {
       workspace.labels = workspace.run.place(batch.labels);

@@ -59,6 +59,7 @@ struct ModelConfig {
   Index max_positions = 0;    ///< longest sequence in tokens
   Index position_offset = 0;  ///< row of the position table that position 0 takes (RoBERTa: pad_token_id + 1)
   Index token_types = 0;      ///< 0: the family has none
+  std::optional<Index> pad_token;  ///< where the last token stands for a text: passed over at its end
   double norm_eps = 1e-12;
   double rope_theta = 10000;
   RopeScaling rope_scaling;

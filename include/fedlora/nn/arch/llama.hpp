@@ -54,6 +54,8 @@ struct Llama {
     config.mlp_bias = json_get_or<bool>(json, "mlp_bias", file, false);
     config.tied_embeddings = json_get_or<bool>(json, "tie_word_embeddings", file, false);
     config.attention_dropout = detail::read_probability(json, "attention_dropout", file, 0.0);
+    if (json.contains("pad_token_id") && !json["pad_token_id"].is_null())
+      config.pad_token = json_get<Index>(json, "pad_token_id", file);
     read_rope(json, file, config);
     detail::read_common(json, file, config);
     if (config.head_dim % 2 != 0)
