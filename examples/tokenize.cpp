@@ -12,7 +12,8 @@ int main(int argc, char** argv) {
                "fedlora-tokenize");
   std::string path;
   bool no_special = false, decode = false;
-  app.add_option("--tokenizer", path, "A model directory, or a tokenizer.json, vocab.txt or vocab.json")->required();
+  app.add_option("--tokenizer", path, "A model directory; or a tokenizer.json (read alone), vocab.txt or vocab.json")
+      ->required();
   app.add_flag("--no-special", no_special, "Do not put special tokens around the text");
   app.add_flag("--decode", decode, "JSON arrays in, text out; special tokens are left out");
   try {

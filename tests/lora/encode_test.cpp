@@ -53,6 +53,7 @@ TEST_CASE("a token that the embedding has no row for is refused by table, line, 
   table.line = {};
   table.text_pair = {"a", "<x>"};
   tests::check_error<FormatError>([&] { encode_texts(tokenizer, table, 0, 2, 1); }, {"[texts.csv, line 2]", "'<x>'"});
+  table = table_of_two_lines();
   CHECK(encode_texts(tokenizer, table, 1, 2, 1).tokens == std::vector<std::int32_t>{0, 0});  // it is cut off
 }
 

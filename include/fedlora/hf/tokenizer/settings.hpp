@@ -27,7 +27,7 @@ namespace fedlora::detail {
 
 /// A token as a file names it: by its text alone, or with flags.
 struct NamedToken {
-  AddedToken token;
+  AddedToken token = {};
   bool by_text = false;
   bool says_normalized = false;  ///< otherwise a token is looked for in the normalised text unless it is special
 
