@@ -120,11 +120,11 @@ std::string introduction(const std::string& machine, const Options& options, con
                      std::to_string(config.layers) + " layers, hidden " + std::to_string(config.hidden_size) + "), " +
                      machine + ", " + std::to_string(options.threads) + (options.threads == 1 ? " thread\n" : " threads\n");
   for (const std::string& warning : model.base().warnings) text += "warning: " + warning + "\n";
-  if (options.adapter.empty())
+  if (options.adapter.empty() || inputs.lora.freeze_head)
     for (const std::string& note : model.notes()) text += "note: " + note + "\n";
-  else
+  if (!options.adapter.empty())
     text += "starts from the adapter " + options.adapter + " (rank " + std::to_string(inputs.lora.rank) + ", alpha " +
-            Json(inputs.lora.alpha).dump() + ", its own head)\n";
+            Json(inputs.lora.alpha).dump() + (inputs.lora.freeze_head ? ", the base's head)\n" : ", its own head)\n");
   for (const std::string& note : table_notes(inputs.train, inputs.test)) text += "note: " + note + "\n";
   for (const std::string& note : inputs.notes) text += "note: " + note + "\n";
   text += "data: " + std::to_string(inputs.train.size()) + " examples for training (" + inputs.train.source + "), " +

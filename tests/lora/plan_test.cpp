@@ -200,6 +200,15 @@ TEST_CASE("configurations that cannot be are refused by name") {
   check_error<ConfigError>([] { plan_of<Bert>({.target_pattern = "(unclosed"}); }, {"target_modules", "(unclosed"});
   check_error<ConfigError>([] { plan_of<Bert>({.rank_pattern = {{"[", 4}}}); }, {"rank_pattern", "["});
   check_error<ConfigError>([] { plan_of<Bert>({.alpha_pattern = {{"*", 4}}}); }, {"alpha_pattern", "*"});
+  // Python reads these otherwise than ECMAScript does.
+  for (const char* part :
+       {"\\A", "\\Z", ".++", ".*+", ".?+", ".{2}+", "[]a]", "[^]a]", "[[:alpha:]]", "[a[:digit:]]"})
+    check_error<ConfigError>(
+        [&] {
+          plan_of<Bert>({.alpha_pattern = {{std::string("query") + part, 4}}});
+        },
+        {"alpha_pattern", "which Python alone reads so", part});
+  CHECK_NOTHROW(plan_of<Bert>({.target_pattern = R"(.*\.\d+\.[a-z.\]]*?\w*?(query|value))"}));
   // Patterns that would take for ever, or all of the stack.
   check_error<ConfigError>([] { plan_of<Bert>({.target_pattern = "(([a-z.0-9_]+)+)+X"}); }, {"which matches none"});
   check_error<ConfigError>([] { plan_of<Bert>({.target_pattern = std::string(95000, 'a')}); }, {"8192", "95000"});

@@ -76,7 +76,8 @@ inline Json peft_config_json(const AdapterLayout& layout) {
     if (config.alpha_pattern.empty() && site.alpha != config.alpha) alphas[site.name] = plain_number(site.alpha);
   }
   Json task_type = layout.task == TaskType::causal_lm ? "CAUSAL_LM" : "SEQ_CLS";
-  if (config.freeze_head) task_type = nullptr;  // with one, PEFT expects the head among the tensors
+  if (config.freeze_head && layout.task == TaskType::sequence_classification)
+    task_type = nullptr;  // with one, PEFT expects the head among the tensors
   return {{"alora_invocation_tokens", nullptr},
           {"alpha_pattern", alphas},
           {"arrow_config", nullptr},

@@ -29,16 +29,32 @@ struct AdapterPlan {
 
 namespace detail {
 
-/// Where an expression escapes a letter that means something to Python alone (\A, \Z, …), which ECMAScript would read
-/// as the letter itself; npos: nowhere.
-inline std::size_t foreign_escape(std::string_view pattern) {
-  for (std::size_t i = 0; i + 1 < pattern.size(); ++i) {
-    if (pattern[i] != '\\') continue;
-    const char c = pattern[++i];
-    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    if (letter && std::string_view("bBdDsSwWfnrtvxu").find(c) == std::string_view::npos) return i - 1;
+/// The first part of an expression that Python reads and ECMAScript reads otherwise, so that it would match other
+/// modules in silence; empty without one: escaped letters that Python alone knows (\A, \Z), possessive quantifiers,
+/// classes that begin with ']' or hold "[:".
+inline std::string_view misread_part(std::string_view pattern) {
+  bool in_class = false;
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    const char c = pattern[i];
+    const char next = i + 1 < pattern.size() ? pattern[i + 1] : '\0';
+    if (c == '\\') {
+      const bool letter = (next >= 'a' && next <= 'z') || (next >= 'A' && next <= 'Z');
+      if (letter && std::string_view("bBdDsSwWfnrtvxu").find(next) == std::string_view::npos)
+        return pattern.substr(i, 2);
+      ++i;
+    } else if (in_class) {
+      if (c == '[' && next == ':') return pattern.substr(i, 2);
+      in_class = c != ']';
+    } else if (c == '[') {
+      const std::size_t first = i + (next == '^' ? 2 : 1);
+      if (first < pattern.size() && pattern[first] == ']') return pattern.substr(i, first + 1 - i);
+      if (first + 1 < pattern.size() && pattern.substr(first, 2) == "[:") return pattern.substr(first, 2);
+      in_class = true;
+    } else if (std::string_view("*+?}").find(c) != std::string_view::npos && (next == '+' || next == '*')) {
+      return pattern.substr(i, 2);
+    }
   }
-  return std::string_view::npos;
+  return {};
 }
 
 /// Patterns come with adapters from anywhere: long ones are refused, and where the standard library can, matching takes
@@ -48,8 +64,9 @@ inline std::regex compile_pattern(const std::string& pattern, const std::string&
   if (pattern.size() > longest)
     fail<ConfigError>("LoRA " + field, "a regular expression of at most " + std::to_string(longest) + " characters",
                       std::to_string(pattern.size()));
-  if (const std::size_t at = foreign_escape(pattern); at != std::string::npos)
-    fail<ConfigError>("LoRA " + field, "a regular expression without " + in_quotes(pattern.substr(at, 2)),
+  if (const std::string_view part = misread_part(pattern); !part.empty())
+    fail<ConfigError>("LoRA " + field,
+                      "a regular expression without " + in_quotes(part) + ", which Python alone reads so",
                       in_quotes(pattern));
   if (std::count(pattern.begin(), pattern.end(), '(') > 256)
     fail<ConfigError>("LoRA " + field, "a regular expression with at most 256 groups", "more");
