@@ -92,8 +92,8 @@ ProblemType problem_type(const Options& options, const std::optional<PeftConfig>
   return problem_type_of(name).value_or(ProblemType::single_label);
 }
 
-/// The names of a head's rows, `head` those of the one that is there. Numbers are LABEL_0, LABEL_1, … as transformers calls
-/// them.
+/// The names of a head's rows, `head` those of the one that is there. Numbers go by their place, and are called LABEL_0,
+/// LABEL_1, … as in transformers where there are no names for them.
 void set_labels(Inputs& inputs, const std::vector<std::string>& head, const std::optional<PeftConfig>& adapter,
                 const Options& options) {
   const std::string where = inputs.train.source + ", column " + options.label_column;
@@ -102,7 +102,7 @@ void set_labels(Inputs& inputs, const std::vector<std::string>& head, const std:
     if (adapter && adapter->num_labels.value_or(outputs) != outputs)
       fail<ConfigError>(where, "the " + std::to_string(*adapter->num_labels) + " numbers of the head in " + options.adapter,
                         std::to_string(outputs));
-    inputs.labels = row_names({}, outputs);
+    inputs.labels = static_cast<Index>(head.size()) == outputs ? head : row_names({}, outputs);
     return;
   }
   name_labels(inputs, head, adapter, options);

@@ -98,6 +98,18 @@ TEST_CASE("the problem type is the caller's, else config.json's, else by the num
       {"classifier of tiny", "at least two labels", "regression", "only 'x'"});
 }
 
+TEST_CASE("the outputs of a regression head go by their place, whatever they are called") {
+  const auto saved = [](std::vector<std::string> labels, ProblemType type) {
+    const TypedModel model(tiny_base<Bert>(1, {{"id2label", {{"0", "a"}, {"1", "b"}, {"2", "c"}}}}),
+                           {.labels = std::move(labels), .problem_type = type}, small_lora);
+    return std::pair{model.initial_adapter(1), model.notes()};
+  };
+  const auto [named, no_notes] = saved({"a", "b", "c"}, ProblemType::single_label);
+  const auto [numbers, none] = saved({"LABEL_0", "width", "b"}, ProblemType::regression);
+  CHECK(std::ranges::equal(named.values(), numbers.values()));
+  CHECK(none.empty());
+}
+
 TEST_CASE("evaluation of numbers and of sets has the same bits on any number of threads") {
   std::vector<Index> lengths;
   for (Index i = 0; i < 150; ++i) lengths.push_back(1 + (i * 5) % 12);

@@ -264,9 +264,14 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     return row_names(base().config().id2label, weight->second.rows);
   }
 
-  /// Finds the row of the checkpoint's output layer for every label, or says why none is taken over.
+  /// Finds the row of the checkpoint's output layer for every label, or says why none is taken over. Numbers go by their
+  /// place, whatever they are called.
   void match_output(const HeadLayer& output) {
     const std::vector<std::string> head = checkpoint_labels();
+    if (problem_type_ == ProblemType::regression && head.size() == labels_.size()) {
+      for (std::size_t row = 0; row < head.size(); ++row) output_rows_.push_back(static_cast<Index>(row));
+      return;
+    }
     const LabelMatch match = match_labels(head, labels_);
     if (match && head.size() == labels_.size()) {
       output_rows_ = match.rows;
