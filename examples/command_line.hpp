@@ -72,13 +72,15 @@ inline CLI::Validator probability() {
   return number("a probability in [0, 1)", [](double value) { return value >= 0 && value < 1; });
 }
 
-/// "a,b" as {"a", "b"}.
+/// "a,b" as {"a", "b"}; spaces after the commas are nobody's.
 inline std::vector<std::string> comma_separated(const std::string& list) {
   std::vector<std::string> parts;
   std::size_t begin = 0;
   for (std::size_t comma = 0; comma != std::string::npos; begin = comma + 1) {
     comma = list.find(',', begin);
-    parts.push_back(list.substr(begin, comma == std::string::npos ? comma : comma - begin));
+    std::string part = list.substr(begin, comma == std::string::npos ? comma : comma - begin);
+    if (!parts.empty()) part.erase(0, part.find_first_not_of(' '));
+    parts.push_back(std::move(part));
   }
   return parts;
 }
@@ -119,19 +121,32 @@ inline void set_conventions(CLI::App& app) {
   app.get_formatter()->column_width(34);
 }
 
+/// A shell's variable that is not set makes an empty value, which is nobody's intention.
+inline void refuse_empty_values(const CLI::App& app) {
+  for (const CLI::Option* option : app.get_options())
+    if (option->count() > 0 && option->results().back().empty()) fail<UsageError>(option->get_name(), "a value", "nothing");
+}
+
+/// What is wrong with a command line, in our words where CLI11's are for programmers.
+inline std::string usage_text(const CLI::App& app, const CLI::ParseError& error) {
+  const std::string what = error.what();
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) return unknown_arguments(app, app.remaining());
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) return what.substr(0, what.find(':')) + ": expected a value after it, got none";
+  return what;
+}
+
 /// Parses the command line and runs `body`, which returns the exit status.
 inline int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
   const std::string name = app.get_name();
   try {
     app.parse(argc, argv);
+    refuse_empty_values(app);
     const int status = body();
     if (!std::cout.flush()) fail<IoError>("standard output", "room to write", "an error");
     return status;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    const bool unknown = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
-    std::cerr << name << ": " << (unknown ? unknown_arguments(app, app.remaining()) : error.what())
-              << "\nRun with --help for more information.\n";
+    std::cerr << name << ": " << usage_text(app, error) << "\nRun with --help for more information.\n";
     return 2;
   } catch (const UsageError& error) {
     std::cerr << name << ": " << error.what() << "\nRun with --help for more information.\n";

@@ -53,6 +53,9 @@ Earlier earlier_of(const Options& options) {
 
 Assignment::Assignment(const Options& given)
     : options(given), inputs(read_inputs(given)), out(given.out, earlier_of(given), inputs.config, inputs.measures.fields()) {
+  if (!options.export_plan.empty() && earlier_of(given) == Earlier::refuse && fs::exists(fs::path(options.export_plan) / "plan.json"))
+    fail<ConfigError>(options.export_plan, "a directory without a plan (--export-plan); --overwrite replaces the one there",
+                      "the plan of an earlier run");
   if (out.done() && !options.export_plan.empty())
     fail<ConfigError>(options.out, "a directory without this run (--out), or --overwrite, to run it again for --export-plan",
                       "this run, finished");

@@ -39,7 +39,7 @@ std::vector<std::string> Options::text_columns() const { return comma_separated(
 
 void declare(CLI::App& app, Options& o) {
   set_conventions(app);
-  const auto fraction = number("a fraction in (0, 1]", [](double value) { return value > 0 && value <= 1; });
+  const auto fraction = number("a fraction of the clients in (0, 1]", [](double value) { return value > 0 && value <= 1; });
 
   app.add_option("--model", o.model, "Directory or org/name in the Hugging Face cache [the stories260K in the program]")
       ->group("Model");
@@ -168,9 +168,6 @@ void complete(const CLI::App& app, Options& o) {
         refuse("--label-column", "another column than those of the text, which would hold the answer", label);
   const bool embedded = !given("--train") && !given("--model");
   if (!given("--model")) o.model = "embedded:stories260K";
-  for (const std::string* path : {&o.adapter, &o.out, &o.export_plan})
-    if (path->empty() && (path == &o.out || given(path == &o.adapter ? "--adapter" : "--export-plan")))
-      refuse(path == &o.out ? "--out" : path == &o.adapter ? "--adapter" : "--export-plan", "a directory", "nothing");
 
   if (o.resume && o.overwrite) refuse("--overwrite", "to go on with a run or to replace it", "--resume too");
   if (!o.adapter.empty() && is_inside(o.adapter, o.out))

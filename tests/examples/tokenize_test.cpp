@@ -53,12 +53,15 @@ TEST_CASE("errors name the line and end with 1") {
   }
   const Outcome absent = tokenize("--tokenizer absent", "hello\n");
   CHECK(absent.exit_code == 1);
-  CHECK(absent.error.starts_with("fedlora-tokenize: [absent] expected"));
+  CHECK(absent.error.starts_with("fedlora-tokenize: [model 'absent'] expected"));
 }
 
 TEST_CASE("wrong usage ends with 2, help with 0") {
   CHECK(tokenize("", "").exit_code == 2);
-  CHECK(tokenize("--tokenizer . --unknown", "").exit_code == 2);
+  const Outcome unknown = tokenize("--tokenizer . --no_specials", "");
+  CHECK(unknown.exit_code == 2);
+  CHECK(unknown.error.starts_with("fedlora-tokenize: there is no option --no_specials; is --no-special meant?"));
+  CHECK(tokenize("--tokenizer ''", "").exit_code == 2);
   const Outcome help = tokenize("--help", "");
   CHECK(help.exit_code == 0);
   CHECK(help.out.find("--no-special") != std::string::npos);

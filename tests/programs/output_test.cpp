@@ -64,6 +64,11 @@ TEST_CASE("another run is refused where one is, and nothing there changes") {
   CHECK(contents(out) == before);
   check_refused(short_run(federation, "out", {"--mode", "federated", "--dropout", "0", "--export-plan", "plan"}),
                 {"--overwrite", "--export-plan"});
+  fs::create_directory(federation.scratch.path() / "plan");
+  write_text(federation.scratch.path() / "plan/plan.json", "{}");
+  check_refused(short_run(federation, "plans", {"--mode", "federated", "--dropout", "0", "--export-plan", "plan"}),
+                {"a directory without a plan", "--overwrite"});
+  CHECK(read_text(federation.scratch.path() / "plan/plan.json") == "{}");
 
   // Another build of the program might give something else.
   Json summary = federation.summary("out");

@@ -273,9 +273,8 @@ void read_delimited(Reader reader, const TableColumns& columns, Table& table) {
   if (table.text.empty()) fail<FormatError>(table.source, "rows", "a header and nothing below it");
   if (columns.header == TableHeader::detect && !header && first_row_was_header(table, taken))
     fail<FormatError>(table.source + ", line " + std::to_string(table.line.front()),
-                      "a row of data, as columns go by number and the file has no header then (header yes: this row is one "
-                      "all the same; header no: it is data)",
-                      quoted_list(taken));
+                      "a row of data, as columns go by number",
+                      "what looks like a header, " + quoted_list(taken) + " (header yes or header no says which it is)");
 }
 
 inline void read_json_lines(JsonlReader reader, const TableColumns& columns, Table& table) {

@@ -82,7 +82,7 @@ inline std::vector<std::string> table_notes(const Table& train, const Table& tes
   }
   if (const auto unlikely = unlikely_labels(train)) notes.push_back(train.source + ": " + *unlikely);
   if (const std::string alike = detail::labels_alike(train.label_names()); !alike.empty())
-    notes.push_back(train.source + " has labels that differ in letter case, spaces or the way a number is written alone, and count as different: " + alike);
+    notes.push_back(train.source + " has labels that count as different and differ only in letter case, spaces or the way a number is written: " + alike);
   const Index shared = detail::count_shared(train, test);
   if (shared == test.size() && shared > 0)
     notes.push_back("every text for testing is also one for training: figures say how well these are remembered");
