@@ -79,7 +79,7 @@ Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& opti
   const auto model = std::make_shared<const Model>(std::move(base), std::move(classifier), lora);
   if (options.adapter.empty() && !model->notes().empty())
     fail<ConfigError>(options.model, "a checkpoint with a classification head, or an adapter", model->notes().front());
-  std::vector<std::string> notes;
+  std::vector<std::string> notes = model->base().warnings;
   const auto adapter = adapter_for(*model, options, notes);
   const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation* evaluation) {
     const Dataset data = model->encode(table, threads);
@@ -105,7 +105,7 @@ Predictor make_language_model(Pretrained<Arch, B> base, const PredictorOptions& 
     using Model = LanguageModel<Arch, B>;
     const Index max_tokens = longest_text(options, base.config());
     const auto model = std::make_shared<const Model>(std::move(base), LanguageModelOptions{max_tokens, 0.0}, lora);
-    std::vector<std::string> notes;
+    std::vector<std::string> notes = model->base().warnings;
     const auto adapter = adapter_for(*model, options, notes);
     const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation*) {
       std::vector<Json> lines;

@@ -102,6 +102,7 @@ TEST_CASE("broken syntax is named with the file, the byte and what was wanted") 
                         Case{"[\"\\udc00\"]", "byte 2", "both halves of a surrogate pair"},
                         Case{"[\"\\ud800\\u0041\"]", "byte 2", "both halves of a surrogate pair"},
                         Case{"{\n\"a\":\n nul}", "byte 8 (line 3)", "a value), got 'nul}'"},
+                        Case{"[\"two\nlines\"]", "byte 5", "got the end of the line"},
                         Case{"\xEF\xBB\xBF{}", "byte 0", "without a byte-order mark"},
                         Case{"\xFF\xFE{", "byte 0", "UTF-16"}}) {
     CAPTURE(c.text);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <span>
 #include <string>
 #include <utility>
@@ -82,7 +83,9 @@ TEST_CASE("a head that config.json only counts has transformers' names for its l
   Json config = config_in(models() / "bert");
   config["num_labels"] = 1;
   CHECK(Bert::read_config(config, "config.json").id2label == std::vector<std::string>{"LABEL_0"});
-  config["id2label"] = {{"0", "no"}, {"1", "yes"}};
+  config["id2label"] = {{"0", "no"}, {"1", "yes"}};  // transformers then goes by the number
+  CHECK(Bert::read_config(config, "config.json").id2label == std::vector<std::string>{"LABEL_0"});
+  config["num_labels"] = 2;
   CHECK(Bert::read_config(config, "config.json").id2label == std::vector<std::string>{"no", "yes"});
 }
 
@@ -397,12 +400,32 @@ TEST_CASE("embeddings that are kept under the output layer's name count for both
                     96 * 32 * 8) == 0);
 }
 
-TEST_CASE("code of the model's own is not run, and that is said") {
-  const Json named = {{"auto_map", {{"AutoModel", "modeling_mine.Mine"}}}};
-  const auto base = load_pretrained<Bert>(B{}, renamed(
-                                                   "bert", [](const std::string& name) { return name; }, named));
-  REQUIRE(base.warnings.size() == 1);
-  CHECK(has(base.warnings[0], "auto_map"));
+TEST_CASE("what lies beside the weights and is not used is said") {
+  const auto warnings_of = [](const std::map<std::string, Bytes>& more, const Json& fields = Json::object()) {
+    Json config = config_in(models() / "bert");
+    config.update(fields);
+    std::map<std::string, Bytes> files = {{"config.json", bytes_of(config.dump(), "")},
+                                          {"model.safetensors", map_file(models() / "bert" / "model.safetensors")}};
+    files.insert(more.begin(), more.end());
+    return load_pretrained<Bert>(B{}, FileSet::memory("model", files)).warnings;
+  };
+  CHECK(warnings_of({}).empty());
+  const auto own_code = warnings_of({}, {{"auto_map", {{"AutoModel", "modeling_mine.Mine"}}}});
+  REQUIRE(own_code.size() == 1);
+  CHECK(has(own_code[0], "auto_map names code of the model's own, which is not run"));
+  const auto adapter = warnings_of({{"adapter_config.json", bytes_of("{}", "")}});
+  REQUIRE(adapter.size() == 1);
+  CHECK(has(adapter[0], "model/adapter_config.json: an adapter lies beside the base"));
+  const auto shallow = warnings_of({}, {{"num_hidden_layers", 1}});
+  REQUIRE(shallow.size() == 1);
+  CHECK(has(shallow[0], "tensors that bert does not use: encoder.layer.1.attention.output.LayerNorm.bias, "));
+  CHECK(has(shallow[0], " and 4 more"));
+}
+
+TEST_CASE("an adapter's directory in place of the base's is called one") {
+  const FileSet adapter = FileSet::memory("out/adapter", {{"adapter_config.json", bytes_of("{}", "")}});
+  check_error<IoError>([&] { with_pretrained(B{}, adapter, [](const auto&) { return 0; }); },
+                       {"[out/adapter] expected a base model", "got an adapter", "adapter_config.json"});
 }
 
 }  // namespace fedlora::tests

@@ -100,6 +100,9 @@ inline void require_names(const Checkpoint& checkpoint, const FamilyNames& famil
 
 /// config.json. \throws ConfigError when it says that the weights are quantised.
 inline Json read_model_config(const FileSet& files) {
+  if (!files.contains("config.json") && files.contains("adapter_config.json"))
+    fail<IoError>(files.name(), "a base model (config.json and its weights)",
+                  "an adapter (adapter_config.json says which base it is for: give that, and this as the adapter)");
   const Bytes file = files.require("config.json");
   Json config = parse_json(file);
   if (!config.is_object()) fail<FormatError>(file.name, "an object", shown(config));

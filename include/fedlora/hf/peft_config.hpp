@@ -122,14 +122,14 @@ inline void refuse_foreign_features(const Json& config, const std::string& where
 /// A rank, bounded so that a hostile file cannot ask for a huge adapter.
 inline Index checked_rank(const Json& value, const std::string& where) {
   if (!value.is_number_integer() || value < 1 || value > 65536)
-    fail<FormatError>(where, "a whole number in [1, 65536]", in_quotes(value.dump()));
+    fail<FormatError>(where, "a whole number in [1, 65536]", shown(value));
   return value.get<Index>();
 }
 
 inline double checked_number(const Json& value, const std::string& where, double minimum, double maximum) {
   if (!value.is_number() || !(value.get<double>() >= minimum && value.get<double>() <= maximum))
     fail<FormatError>(where, "a number in [" + std::to_string(minimum) + ", " + std::to_string(maximum) + "]",
-                      in_quotes(value.dump()));
+                      shown(value));
   return value.get<double>();
 }
 
@@ -175,7 +175,7 @@ inline LoraConfig lora_config_of(const Json& config, const std::string& where) {
     fail<ConfigError>(field("init_lora_weights"),
                       "an initialisation that leaves the base as it is (PEFT's save_pretrained with "
                       "path_initial_model_for_weight_conversion makes such an adapter of this one)",
-                      in_quotes(init.dump()));
+                      shown(init));
   }
   return lora;
 }
@@ -242,7 +242,7 @@ inline void drop_idle_targets(LoraConfig& config, const std::vector<std::string>
 /// PEFT takes the first pattern of the file that matches a module. Patterns are held in sorted order here, in which
 /// PEFT saves them: a file in another order is refused where that makes a difference.
 inline void check_pattern_order(const Bytes& file, const std::vector<std::string>& modules) {
-  const auto ordered = nlohmann::ordered_json::parse(file.text());  // parse_json has seen it already
+  const auto ordered = parse_json<nlohmann::ordered_json>(file);
   for (const char* field : {"rank_pattern", "alpha_pattern"}) {
     if (!ordered.contains(field) || !ordered[field].is_object()) continue;
     std::vector<std::pair<std::string, double>> patterns;

@@ -51,6 +51,15 @@ void take_tokenizer(Tokenizer tokenizer, const ModelConfig& config, Result& resu
   result.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
 }
 
+/// The first dozen tensors that nothing used, for a warning; empty when all were.
+inline std::string unused_names(const Checkpoint& checkpoint, const std::set<std::string>& used) {
+  std::string text;
+  std::size_t count = 0;
+  for (const std::string& name : checkpoint.names())
+    if (!used.contains(name) && !is_known_buffer(name) && ++count <= 12) text += (text.empty() ? "" : ", ") + name;
+  return count > 12 ? text + " and " + std::to_string(count - 12) + " more" : text;
+}
+
 }  // namespace detail
 
 /// Loads the checkpoint in `files` as a base of family Arch. Weights stay mapped where they can. Missing tensors of the
@@ -103,10 +112,11 @@ Pretrained<Arch, B> load_pretrained(const B& backend, const FileSet& files) {
                               ": auto_map names code of the model's own, which is not run; it is read as " +
                               std::string(Arch::model_type) + ", as transformers does without trust_remote_code");
 
-  std::string unused;
-  for (const std::string& name : checkpoint->names())
-    if (!load.used().contains(name) && !detail::is_known_buffer(name)) unused += (unused.empty() ? "" : ", ") + name;
-  if (!unused.empty())
+  if (files.contains("adapter_config.json"))
+    result.warnings.push_back(files.path_of("adapter_config.json") +
+                              ": an adapter lies beside the base; it is not applied unless it is given as the "
+                              "adapter (transformers would apply it)");
+  if (const std::string unused = detail::unused_names(*checkpoint, load.used()); !unused.empty())
     result.warnings.push_back(files.name() + ": tensors that " + std::string(Arch::model_type) +
                               " does not use: " + unused);
 

@@ -266,9 +266,11 @@ class JsonParser {
 
   [[noreturn]] void broken(std::string_view expected) const { broken_at(at_, expected); }
   [[noreturn]] void broken_at(std::size_t at, std::string_view expected) const {
-    const std::string_view rest = text_.substr(at);
+    const std::string_view rest = text_.substr(at), line = rest.substr(0, rest.find_first_of("\r\n"));
     fail<FormatError>(json_place(file_, text_, at), "JSON (" + std::string(expected) + ")",
-                      rest.empty() ? "the end of the text" : in_quotes(rest.substr(0, rest.find_first_of("\r\n")), 30));
+                      rest.empty()   ? "the end of the text"
+                      : line.empty() ? "the end of the line"
+                                     : in_quotes(line, 30));
   }
 
   void skip_space() { at_ = std::min(text_.find_first_not_of(" \t\n\r", at_), text_.size()); }
