@@ -12,12 +12,15 @@ TEST_CASE("Threads share a tokenizer") {
   using namespace fedlora;
   detail::Vocabulary vocabulary({{"<unk>", 0}, {"Ġ", 1}, {"a", 2}, {"b", 3}, {"ab", 4}, {"Ġab", 5}, {"abab", 6}},
                                 "vocabulary");
+  const std::vector<detail::Normalizer> normalizers = {detail::BertNormalizer{}};
+  detail::AddedTokens added;
+  added.add({{.content = "[X]", .special = true}, {.content = "É", .normalized = true}}, vocabulary, normalizers, "test");
   TokenizerParts parts{
-      {detail::BertNormalizer{}},
+      normalizers,
       {detail::PatternSplit{detail::Pattern::regex(R"((?i:'ll)|\s?\p{L}+|\p{N}{1,3})")},
        detail::ByteLevelPreTokenizer{true, true}},
       detail::Bpe(std::move(vocabulary), {{"a", "b"}, {"Ġ", "ab"}, {"ab", "ab"}}, {.unknown = "<unk>"}),
-      {{.content = "[X]", .special = true}, {.content = "É", .normalized = true}},
+      std::move(added),
       {detail::RobertaProcessor{8, 9}},
       std::vector<detail::Decoder>{detail::ByteLevelDecoder{}},
       "test"};
