@@ -44,6 +44,7 @@
 #include "fedlora/hf/model_config.hpp"
 #include "fedlora/hf/peft.hpp"
 #include "fedlora/hf/pretrained.hpp"
+#include "fedlora/hf/task.hpp"
 #include "fedlora/hf/tokenizer_files.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/io/json.hpp"

@@ -78,6 +78,7 @@ def main(path):
         "#include <span>",
         "#include <string_view>",
         "",
+        '#include "fedlora/core/standard.hpp"',
         '#include "fedlora/data/tokenizer/unicode_exceptions.hpp"',
         "",
         "namespace fedlora::detail {",

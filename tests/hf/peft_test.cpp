@@ -215,8 +215,7 @@ TEST_CASE("what PEFT can do and this library cannot is refused by name") {
 
 TEST_CASE("a malformed configuration names file and field") {
   const TemporaryDirectory directory;
-  CHECK(
-      has(refusal(directory, "r", 0), "adapter_config.json, field r] expected a whole number in [1, 65536], got '0'"));
+  CHECK(has(refusal(directory, "r", 0), "adapter_config.json, field r] expected a whole number in [1, 65536], got 0"));
   CHECK(has(refusal(directory, "r", 1e30), "field r]"));
   CHECK(has(refusal(directory, "r", "8"), "field r]"));
   CHECK(has(refusal(directory, "lora_dropout", 1.5), "field lora_dropout]"));

@@ -7,6 +7,7 @@
 #include <span>
 #include <string_view>
 
+#include "fedlora/core/standard.hpp"
 #include "fedlora/data/tokenizer/unicode_exceptions.hpp"
 
 namespace fedlora::detail {
