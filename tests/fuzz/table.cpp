@@ -69,7 +69,7 @@ inline std::string as_json_lines(const Table& table) {
 }
 
 inline void require_same(const Table& table, const std::string& file, const std::string& contents) {
-  const TableColumns columns{{"text"}, "pair", "label", table.id.empty() ? "" : "id"};
+  const TableColumns columns{{"text"}, "pair", table.label.empty() ? "" : "label", table.id.empty() ? "" : "id"};
   const Table back = read_table(bytes_of(contents, file), columns);
   require(back.size() == table.size(), "every row is written: " + file);
   for (std::size_t row = 0; row < table.text.size(); ++row)

@@ -53,7 +53,8 @@ TEST_CASE("functions have the names, the values and the slopes that they have in
 }
 
 TEST_CASE("functions with trained parameters are refused with that reason, others with the names there are") {
-  for (const Json& name : parse_json(map_file(FEDLORA_TEST_DIR "/golden/activations.json")).at("trained"))
+  const Json golden = parse_json(map_file(FEDLORA_TEST_DIR "/golden/activations.json"));
+  for (const Json& name : golden.at("trained"))
     check_error<ConfigError>([&] { activation_called(name.get<std::string>()); },
                              {"config.json, field hidden_act", "trained parameters of its own"});
   check_error<ConfigError>([] { activation_called("GELU"); }, {"gelu, gelu_python, ", "got 'GELU'"});
