@@ -70,7 +70,9 @@ REPLACEMENTS = [(True, " {2,}", "a b  c    d", "-"), (True, r"\s+", " a \t b ", 
                 (True, r"(?=(\d{3})+(?!\d))", "1234567 12", ","), (True, "$", "a\nb", "."), (True, "^", "a\nb\n", ">"), (True, r"\b", "a bc", "|"),
                 (True, r"(?i:e)\b", "THE the", ""), (True, r"(?<=\d),(?=\d)", "1,234, 5", ""), (True, "``|''", "``q''", '"'),
                 (True, r"\p{Cc}|\p{Cf}", "a\x00b\u200dc", ""), (False, "", "ab", "-"), (False, "aa", "aaaaa", "b"), (False, ".+", "a.+b", "x"),
-                (False, "日本", "日本日本語", "に"), (True, "a|", "bab", "-")]
+                (False, "日本", "日本日本語", "に"), (True, "a|", "bab", "-"), (True, "", "", "-"), (True, "(?:a*b*)*c|(?:d?)+", "abbac dd", "-"), (True, "a{3,1}[ab]", "aaa aaab", "-"),
+                (True, "a{2}?b", "b aab", "-"), (True, "(?:x?y?z)w", "zw yzw xzw xw", "-"), (True, "[a-c&&[^b]&&[abcx]]", "abcx", "-"),
+                (True, "a(?i)b|c(?#d)", "aB C aC", "-"), (True, r"(?<=a|bc+)x|(?<!\s)y", "ax bccx x y-y", "-"), (True, r"\R", "a\r\nb\n\r", "-")]
 
 SPLIT = lambda expression, behavior="Isolated", invert=False: {"type": "Split", "pattern": {"Regex": expression}, "behavior": behavior, "invert": invert}
 DIGITS = {"type": "Digits", "individual_digits": True}

@@ -123,7 +123,6 @@ def main(path):
         "/// Code points first to last, both included.",
         "struct CodePointRange {",
         "  std::uint32_t first, last;",
-        "  bool operator==(const CodePointRange&) const = default;",
         "};",
         "",
         "/// A run of code points whose lower case lies `offset` further on.",

@@ -40,7 +40,10 @@ class CharacterSet {
 
   const std::vector<CodePointRange>& ranges() const { return ranges_; }
   bool contains(char32_t c) const { return in_ranges(ranges_, c); }
-  bool operator==(const CharacterSet&) const = default;
+  bool operator==(const CharacterSet& other) const {
+    return std::equal(ranges_.begin(), ranges_.end(), other.ranges_.begin(), other.ranges_.end(),
+                      [](const auto& a, const auto& b) { return a.first == b.first && a.last == b.last; });
+  }
 
   CharacterSet operator|(const CharacterSet& other) const {
     std::vector<CodePointRange> both = ranges_;

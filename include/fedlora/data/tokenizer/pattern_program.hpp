@@ -14,7 +14,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -33,69 +32,83 @@ using Symbol = std::uint16_t;
 /// symbol, `end()`, of no character: what stands after the text.
 class SymbolTable {
  public:
-  explicit SymbolTable(const std::vector<CharacterSet>& sets) : words_((sets.size() + 63) / 64) {
-    struct Edge {
-      std::uint32_t at, set;
-      bool operator<(const Edge& other) const { return at < other.at; }
-    };
-    std::vector<Edge> edges;  // where membership in a set changes
-    for (std::uint32_t s = 0; s < sets.size(); ++s) {
-      for (const CodePointRange& range : sets[s].ranges()) {
-        edges.push_back({range.first, s});
-        edges.push_back({range.last + 1, s});
+  /// \throws FormatError with `where` for more than `most` symbols.
+  SymbolTable(const std::vector<CharacterSet>& sets, std::size_t most, const std::string& where) {
+    std::vector<std::uint32_t> ends{last_code_point + 1};  // of runs of characters that no set tells apart
+    for (const CharacterSet& set : sets) {
+      for (const CodePointRange& range : set.ranges()) {
+        ends.push_back(range.first);
+        ends.push_back(range.last + 1);
       }
     }
-    std::stable_sort(edges.begin(), edges.end());
-    std::map<std::vector<std::uint64_t>, Symbol> known;
-    std::vector<std::uint64_t> member(words_);
-    std::vector<Run> runs;
-    auto edge = edges.begin();
-    for (std::uint32_t c = 0; c <= last_code_point; c = runs.back().end) {
-      for (; edge != edges.end() && edge->at == c; ++edge) member[edge->set / 64] ^= std::uint64_t{1} << edge->set % 64;
-      const auto symbol = known.emplace(member, static_cast<Symbol>(known.size())).first->second;
-      runs.push_back({edge == edges.end() ? last_code_point + 1 : edge->at, symbol});
+    std::sort(ends.begin(), ends.end());
+    ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+    if (ends.front() == 0) ends.erase(ends.begin());
+    std::vector<Symbol> symbols(ends.size());  // of the runs; every set parts them further
+    std::vector<std::size_t> parts;
+    for (const CharacterSet& set : sets) {
+      parts.assign(2 * count_, none);
+      count_ = 0;
+      for_each_run(ends, set, [&](std::size_t run, bool member) {
+        std::size_t& part = parts[2 * std::size_t{symbols[run]} + (member ? 1 : 0)];
+        if (part == none) part = count_++;
+        symbols[run] = static_cast<Symbol>(part);
+      });
+      if (count_ > most)
+        fail<FormatError>(
+            where, "a regular expression that tells at most " + std::to_string(most) + " kinds of characters apart",
+            std::to_string(count_) + " or more");
     }
-    count_ = known.size();
-    members_.resize(count_ * words_);
-    for (const auto& [bits, symbol] : known) {
-      std::copy(bits.begin(), bits.end(), members_.begin() + static_cast<std::ptrdiff_t>(symbol * words_));
+    rows_.resize(sets.size() * (count_ + 1));
+    for (std::size_t s = 0; s < sets.size(); ++s) {
+      for_each_run(ends, sets[s],
+                   [&](std::size_t run, bool member) { rows_[s * (count_ + 1) + symbols[run]] = member; });
     }
-    fill_pages(runs);
+    fill_pages(ends, symbols);
   }
 
   std::size_t size() const { return count_; }
   Symbol end() const { return static_cast<Symbol>(count_); }
-  bool is_member(std::size_t symbol, std::size_t set) const {
-    return symbol < count_ && (members_[symbol * words_ + set / 64] >> set % 64 & 1) != 0;
-  }
   Symbol of(char32_t c) const { return pages_[std::size_t{page_of_[c >> 8]} * 256 + (c & 0xFF)]; }
+  /// By set and then symbol, the end's included: is it a member?
+  const std::vector<std::uint8_t>& rows() const { return rows_; }
 
  private:
-  /// Characters of one symbol up to `end`, without it.
-  struct Run {
-    std::uint32_t end;
-    Symbol symbol;
-  };
+  static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
+
+  template <class Visit>
+  static void for_each_run(const std::vector<std::uint32_t>& ends, const CharacterSet& set, Visit&& visit) {
+    auto range = set.ranges().begin();
+    for (std::size_t run = 0; run < ends.size(); ++run) {
+      while (range != set.ranges().end() && range->last < ends[run] - 1) ++range;
+      visit(run, range != set.ranges().end() && range->first < ends[run]);
+    }
+  }
 
   /// A table of pages of 256 characters; those of one symbol alone once for each symbol.
-  void fill_pages(const std::vector<Run>& runs) {
-    std::map<Symbol, std::uint16_t> plain;
-    auto run = runs.begin();
+  void fill_pages(const std::vector<std::uint32_t>& ends, const std::vector<Symbol>& symbols) {
+    std::vector<std::size_t> plain(count_, none);
+    std::size_t run = 0;
     for (std::uint32_t page = 0; page < page_of_.size(); ++page) {
       const std::uint32_t begin = page * 256, end = begin + 256;
-      while (run->end <= begin) ++run;
-      const auto next = static_cast<std::uint16_t>(pages_.size() / 256);
-      page_of_[page] = run->end >= end ? plain.emplace(run->symbol, next).first->second : next;
-      if (page_of_[page] != next) continue;
+      while (ends[run] <= begin) ++run;
+      std::size_t number = pages_.size() / 256;
+      if (ends[run] >= end) {
+        std::size_t& known = plain[symbols[run]];
+        if (known == none) known = number;
+        number = known;
+      }
+      page_of_[page] = static_cast<std::uint16_t>(number);
+      if (number < pages_.size() / 256) continue;
       for (std::uint32_t c = begin; c < end; ++c) {
-        while (run->end <= c) ++run;
-        pages_.push_back(run->symbol);
+        while (ends[run] <= c) ++run;
+        pages_.push_back(symbols[run]);
       }
     }
   }
 
-  std::size_t words_, count_ = 0;
-  std::vector<std::uint64_t> members_;  ///< (symbol, set) bits
+  std::size_t count_ = 1;
+  std::vector<std::uint8_t> rows_;
   std::array<std::uint16_t, (last_code_point + 1) / 256> page_of_{};
   std::vector<Symbol> pages_;
 };
@@ -137,13 +150,7 @@ struct PatternScratch {
 class PatternProgram {
  public:
   PatternProgram(const Expression& expression, const std::string& where)
-      : table_(expression.sets), stride_(static_cast<std::uint32_t>(table_.size() + 1)) {
-    if (table_.size() > max_symbols)
-      fail<FormatError>(where, "a regular expression that tells at most 1024 kinds of characters apart",
-                        std::to_string(table_.size()));
-    for (std::size_t s = 0; s < expression.sets.size(); ++s) {
-      for (std::size_t symbol = 0; symbol < stride_; ++symbol) rows_.push_back(table_.is_member(symbol, s));
-    }
+      : table_(expression.sets, max_symbols, where), stride_(static_cast<std::uint32_t>(table_.size() + 1)) {
     const Row anything(stride_, 1);
     starts_ = can_begin(expression.root, anything);
     emit(expression.root, anything, where);
@@ -152,7 +159,7 @@ class PatternProgram {
   }
 
   /// How many steps a text of so many bytes may take.
-  static constexpr std::uint64_t max_steps(std::size_t bytes) { return (std::uint64_t{1} << 24) + 1000 * bytes; }
+  static constexpr std::uint64_t max_steps(std::size_t bytes) { return (std::uint64_t{1} << 22) + 4096 * bytes; }
 
   /// Calls `found(begin, end)`, bytes, for every match in valid UTF-8, in order; false if the work is too much.
   template <class Found>
@@ -210,7 +217,7 @@ class PatternProgram {
     };
     switch (node.kind) {
       case Kind::characters: {
-        const auto row = rows_.begin() + static_cast<std::ptrdiff_t>(node.set * stride_);
+        const auto row = table_.rows().begin() + static_cast<std::ptrdiff_t>(node.set * stride_);
         return Row(row, row + static_cast<std::ptrdiff_t>(stride_));
       }
       case Kind::sequence: {
@@ -399,7 +406,7 @@ class PatternProgram {
     std::uint64_t steps = 0;
     bool exhausted = false;
 
-    bool has(std::uint32_t row, std::size_t position) const { return program.rows_[row + text[position]] != 0; }
+    bool has(std::uint32_t row, std::size_t position) const { return program.table_.rows()[row + text[position]] != 0; }
 
     /// Where a match from `position` ends, which must be `wanted` unless that is `anywhere`; or `failed`.
     std::size_t match(std::uint32_t at, std::size_t position, std::size_t wanted) {
@@ -521,8 +528,7 @@ class PatternProgram {
   };
 
   SymbolTable table_;
-  std::uint32_t stride_;            ///< symbols, the end's included
-  std::vector<std::uint8_t> rows_;  ///< (set, symbol): is it a member?
+  std::uint32_t stride_;  ///< symbols, the end's included
   Row starts_;
   std::vector<Instruction> code_;
   std::vector<std::uint64_t> choices_;  ///< of each choice, by symbol: which ways

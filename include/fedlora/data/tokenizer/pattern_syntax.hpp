@@ -12,10 +12,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -209,9 +209,9 @@ class ExpressionReader {
     if (!take("?")) return node(Kind::sequence, {inner(options)});
     if (take(":")) return inner(options);
     if (take(">")) return atomic(inner(options));
-    for (const auto& [opening, behind, negative] :
-         {std::tuple{"=", false, false}, {"!", false, true}, {"<=", true, false}, {"<!", true, true}}) {
+    for (const std::string_view opening : {"=", "!", "<=", "<!"}) {
       if (!take(opening)) continue;
+      const bool behind = opening[0] == '<', negative = opening.back() == '!';
       repeatable = false;
       not_in_look_behind();
       in_look_behind_ = behind;

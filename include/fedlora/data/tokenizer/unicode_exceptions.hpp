@@ -10,7 +10,6 @@ namespace fedlora::detail {
 /// Code points first to last, both included.
 struct CodePointRange {
   std::uint32_t first, last;
-  bool operator==(const CodePointRange&) const = default;
 };
 
 /// A run of code points whose lower case lies `offset` further on.
