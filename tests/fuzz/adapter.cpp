@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Adapter directories over tiny bases: adapter_config.json and adapter_model.safetensors. What is loaded reads the same
 // when it is written again.
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "fedlora/hf/peft.hpp"
+#include "fedlora/hf/task.hpp"
 #include "fedlora/lora/classifier.hpp"
 #include "fedlora/lora/language_model.hpp"
 #include "fuzz/framing.hpp"
@@ -16,31 +18,34 @@
 
 namespace fedlora::fuzz {
 
-/// The adapter's layout over this base, as a program that is given the two makes it.
+/// The adapter's layout over this base, as fedlora-merge makes it.
 template <class Arch, class B>
-std::shared_ptr<const AdapterLayout> adapter_layout(const Pretrained<Arch, B>& base, const PeftConfig& adapter) {
-  if (adapter.task == TaskType::causal_lm) {
-    if constexpr (Arch::causal) return LanguageModel<Arch, B>(base, {}, adapter.lora).layout();
-    fail<ConfigError>("fuzz", "a task of the family", "another");
-  }
-  std::vector<std::string> labels = adapter.id2label;
-  for (auto i = static_cast<Index>(labels.size()); adapter.num_labels && i < *adapter.num_labels; ++i)
-    labels.push_back("LABEL_" + std::to_string(i));
-  return SequenceClassifier<Arch, B>(base, {.labels = labels}, adapter.lora).layout();
+std::shared_ptr<const AdapterLayout> adapter_layout(const Pretrained<Arch, B>& base, const FileSet& files,
+                                                    const PeftConfig& adapter) {
+  const TaskType task = task_of(base.config(), files, Arch::causal, adapter, files.name());
+  const Index max_tokens = std::min(adapter.context.max_tokens, base.config().max_positions);
+  if constexpr (Arch::causal)
+    if (task == TaskType::causal_lm)
+      return LanguageModel<Arch, B>(base, {.max_tokens = max_tokens}, adapter.lora).layout();
+  const ClassifierOptions options{.labels = adapter_labels(adapter, base.config().id2label),
+                                  .pooling = adapter.context.pooling,
+                                  .max_tokens = max_tokens,
+                                  .problem_type = adapter.context.problem_type};
+  return SequenceClassifier<Arch, B>(base, options, adapter.lora).layout();
 }
 
 template <class Arch>
 void load_over(const FileSet& files, const PeftConfig& config) {
   using B = CpuBackend<float>;
   static const Pretrained<Arch, B> base = tests::tiny_base<Arch, B>();
-  const auto layout = unless_refused("", [&] { return adapter_layout(base, config); });
+  const auto layout = unless_refused("", [&] { return adapter_layout(base, files, config); });
   if (!layout) return;
   const auto adapter = unless_refused("fuzz", [&] { return load_peft<float>(files, *layout); });
   if (!adapter) return;
   const FileContents written = {{"adapter_config.json", detail::peft_config_json(**layout).dump()},
                                 {"adapter_model.safetensors", peft_tensor_bytes(*adapter)}};
   const FileSet again = file_set(written);
-  const Adapter<float> back = load_peft<float>(again, adapter_layout(base, read_peft_config(again)));
+  const Adapter<float> back = load_peft<float>(again, adapter_layout(base, again, read_peft_config(again)));
   require(same_places(back.layout(), adapter->layout()), "an adapter's modules read as they were written");
   require(std::memcmp(back.values().data(), adapter->values().data(), adapter->values().size_bytes()) == 0,
           "an adapter's numbers read as they were written");

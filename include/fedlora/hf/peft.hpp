@@ -27,6 +27,7 @@
 #include "fedlora/io/json.hpp"
 #include "fedlora/lora/adapter.hpp"
 #include "fedlora/lora/config.hpp"
+#include "fedlora/lora/name_pattern.hpp"
 #include "fedlora/lora/state_dict.hpp"
 
 namespace fedlora {
@@ -227,11 +228,12 @@ Adapter<T> load_peft(const FileSet& files, const std::shared_ptr<const AdapterLa
 
   Adapter<T> adapter = adapter_from<T>(tensors.adapter, layout, tensors.file, DtypePolicy::widen);
   detail::permute_output_rows(adapter, rows);
+  const LoraConfig& lora = config.lora;
+  const detail::PatternValues<Index> ranks(lora.rank_pattern, "LoRA rank_pattern");
+  const detail::PatternValues<double> alphas(lora.alpha_pattern, "LoRA alpha_pattern");
   for (const AdapterSite& site : layout->sites) {
-    const LoraConfig& lora = config.lora;
-    const auto rank =
-        static_cast<double>(detail::pattern_value(lora.rank_pattern, site.name, lora.rank, "rank_pattern"));
-    const double alpha = detail::pattern_value(lora.alpha_pattern, site.name, lora.alpha, "alpha_pattern");
+    const auto rank = static_cast<double>(ranks.find(site.name).value_or(lora.rank));
+    const double alpha = alphas.find(site.name).value_or(lora.alpha);
     const double scale = alpha / (lora.use_rslora ? std::sqrt(rank) : rank);
     if (std::abs(site.scale - scale) > 1e-12 * std::abs(scale))
       fail<ConfigError>(files.path_of(detail::peft_config_file) + ", module " + site.name,

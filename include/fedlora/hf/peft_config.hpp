@@ -7,7 +7,6 @@
 #include <array>
 #include <filesystem>
 #include <optional>
-#include <regex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -220,7 +219,7 @@ inline bool told_by_tensors(const Json& config, const LoraConfig& lora, const st
   if (is_on(config, "layers_pattern") || is_on(config, "exclude_modules")) return true;
   if (lora.target_pattern.empty()) return false;
   try {
-    compile_pattern(lora.target_pattern, "target_modules");
+    NamePattern(lora.target_pattern, NamePattern::Place::whole, where);
   } catch (const ConfigError&) {
     return true;
   }
@@ -231,36 +230,32 @@ inline bool told_by_tensors(const Json& config, const LoraConfig& lora, const st
 /// all-linear): the tensors tell which ones count.
 inline void drop_idle_targets(LoraConfig& config, const std::vector<std::string>& modules) {
   const auto idle = [&](const std::string& target) {
-    return target != "all-linear" && std::none_of(modules.begin(), modules.end(), [&](const std::string& module) {
-             return is_target({}, {target}, module);
-           });
+    return target != "all-linear" && std::none_of(modules.begin(), modules.end(),
+                                                  [&](const std::string& module) { return is_named(module, target); });
   };
   if (!std::all_of(config.target_modules.begin(), config.target_modules.end(), idle))
     std::erase_if(config.target_modules, idle);
 }
 
-/// PEFT takes the first pattern of the file that matches a module. Patterns are held in sorted order here, in which
-/// PEFT saves them: a file in another order is refused where that makes a difference.
-inline void check_pattern_order(const Bytes& file, const std::vector<std::string>& modules) {
+/// Reads every expression. PEFT takes the first of the file that matches a module; here they are held in sorted order,
+/// in which PEFT saves them: a file in another order is refused where that makes a difference.
+inline void check_patterns(const Bytes& file, const std::vector<std::string>& modules) {
   const auto ordered = parse_json<nlohmann::ordered_json>(file);
   for (const char* field : {"rank_pattern", "alpha_pattern"}) {
     if (!ordered.contains(field) || !ordered[field].is_object()) continue;
-    std::vector<std::pair<std::string, double>> patterns;
-    for (const auto& [pattern, value] : ordered[field].items()) patterns.emplace_back(pattern, value.get<double>());
-    auto sorted = patterns;
-    std::sort(sorted.begin(), sorted.end());
-    if (sorted == patterns) continue;
-    for (const std::string& module : modules) {
-      const auto first = [&](const auto& list) {
-        return std::find_if(list.begin(), list.end(), [&](const auto& entry) {
-          return std::regex_match(module, compile_pattern("(.*\\.)?(" + entry.first + ")", field));
-        });
-      };
-      const auto here = first(sorted), there = first(patterns);
-      if (here != sorted.end() && here->second != there->second)
-        fail<ConfigError>(file.name + ", field " + field, "sorted patterns where several match one module",
+    using Entry = std::pair<std::string, double>;
+    std::vector<std::pair<std::string, Entry>> patterns;
+    for (const auto& [pattern, value] : ordered[field].items())
+      patterns.emplace_back(pattern, Entry(pattern, value.template get<double>()));
+    const std::string where = json_where(file.name, field);
+    const PatternValues<Entry> in_file(patterns, where);
+    if (std::is_sorted(patterns.begin(), patterns.end())) continue;
+    std::sort(patterns.begin(), patterns.end());
+    const PatternValues<Entry> in_order(patterns, where);
+    for (const std::string& module : modules)
+      if (const auto here = in_order.find(module), there = in_file.find(module); here && here->second != there->second)
+        fail<ConfigError>(where, "sorted patterns where several match one module",
                           in_quotes(there->first) + " before " + in_quotes(here->first) + ", for " + module);
-    }
   }
 }
 
@@ -297,7 +292,7 @@ inline PeftConfig read_peft_config(const FileSet& files) {
     config.lora.head_only = modules.empty();
   }
   detail::drop_idle_targets(config.lora, modules);
-  detail::check_pattern_order(detail::peft_file(files, detail::peft_config_file), modules);
+  detail::check_patterns(detail::peft_file(files, detail::peft_config_file), modules);
   config.id2label = id2label_of(tensors.metadata, tensors.file);
   config.context = adapter_context_of(tensors.metadata, tensors.file);
   for (const char* weight : {"classifier.out_proj.weight", "classifier.weight", "score.weight"}) {

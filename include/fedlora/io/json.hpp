@@ -112,6 +112,7 @@ class JsonParser {
     skip_space();
     if (take("}")) return result;
     auto& members = *result.template get_ptr<typename J::object_t*>();
+    std::map<std::string, std::size_t> places;  // of the keys, where the object does not look them up by itself
     do {
       skip_space();
       if (peek() != '"') broken("a key in double quotes");
@@ -119,13 +120,28 @@ class JsonParser {
       skip_space();
       if (!take(":")) broken("':' after the key " + in_quotes(key));
       J member = value(depth);
-      const auto [entry, is_new] = members.emplace(std::move(key), J());
-      if (!is_new) check_same(entry->first, entry->second, member);
-      entry->second = std::move(member);
+      J& place = place_of(members, places, std::move(key), member);
+      place = std::move(member);
       skip_space();
     } while (take(","));
     if (!take("}")) broken("',' or '}'");
     return result;
+  }
+
+  /// Where the value of a key goes; `member` is what will, and must be the same as what is there.
+  J& place_of(typename J::object_t& members, std::map<std::string, std::size_t>& places, std::string key,
+              const J& member) const {
+    if constexpr (std::is_same_v<J, Json>) {
+      const auto [entry, is_new] = members.emplace(std::move(key), J());
+      if (!is_new) check_same(entry->first, entry->second, member);
+      return entry->second;
+    } else {  // a list, which would be searched from its front
+      const auto [place, is_new] = places.emplace(key, members.size());
+      if (is_new) return members.emplace_back(std::move(key), J()).second;
+      J& earlier = (members.begin() + static_cast<std::ptrdiff_t>(place->second))->second;
+      check_same(place->first, earlier, member);
+      return earlier;
+    }
   }
 
   J array(std::size_t depth) {

@@ -6,13 +6,14 @@
 #include <cstddef>
 #include <map>
 #include <memory>
-#include <regex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "fedlora/core/error.hpp"
 #include "fedlora/lora/adapter.hpp"
+#include "fedlora/lora/name_pattern.hpp"
 #include "fedlora/nn/concepts.hpp"
 #include "fedlora/nn/config.hpp"
 
@@ -29,58 +30,6 @@ struct AdapterPlan {
 
 namespace detail {
 
-/// The first part of an expression that Python reads and ECMAScript reads otherwise, so that it would match other
-/// modules in silence; empty without one: escaped letters that Python alone knows (\A, \Z), possessive quantifiers,
-/// classes that begin with ']' or hold "[:".
-inline std::string_view misread_part(std::string_view pattern) {
-  bool in_class = false;
-  for (std::size_t i = 0; i < pattern.size(); ++i) {
-    const char c = pattern[i];
-    const char next = i + 1 < pattern.size() ? pattern[i + 1] : '\0';
-    if (c == '\\') {
-      const bool letter = (next >= 'a' && next <= 'z') || (next >= 'A' && next <= 'Z');
-      if (letter && std::string_view("bBdDsSwWfnrtvxu").find(next) == std::string_view::npos)
-        return pattern.substr(i, 2);
-      ++i;
-    } else if (in_class) {
-      if (c == '[' && next == ':') return pattern.substr(i, 2);
-      in_class = c != ']';
-    } else if (c == '[') {
-      const std::size_t first = i + (next == '^' ? 2 : 1);
-      if (first < pattern.size() && pattern[first] == ']') return pattern.substr(i, first + 1 - i);
-      if (first + 1 < pattern.size() && pattern.substr(first, 2) == "[:") return pattern.substr(first, 2);
-      in_class = true;
-    } else if (std::string_view("*+?}").find(c) != std::string_view::npos && (next == '+' || next == '*')) {
-      return pattern.substr(i, 2);
-    }
-  }
-  return {};
-}
-
-/// Patterns come with adapters from anywhere: long ones are refused, and where the standard library can, matching takes
-/// polynomial time whatever the pattern.
-inline std::regex compile_pattern(const std::string& pattern, const std::string& field) {
-  constexpr std::size_t longest = 8192;
-  if (pattern.size() > longest)
-    fail<ConfigError>("LoRA " + field, "a regular expression of at most " + std::to_string(longest) + " characters",
-                      std::to_string(pattern.size()));
-  if (const std::string_view part = misread_part(pattern); !part.empty())
-    fail<ConfigError>("LoRA " + field,
-                      "a regular expression without " + in_quotes(part) + ", which Python alone reads so",
-                      in_quotes(pattern));
-  if (std::count(pattern.begin(), pattern.end(), '(') > 256)
-    fail<ConfigError>("LoRA " + field, "a regular expression with at most 256 groups", "more");
-  try {
-#if defined(__GLIBCXX__)
-    return std::regex(pattern, std::regex::ECMAScript | std::regex_constants::__polynomial);
-#else
-    return std::regex(pattern, std::regex::ECMAScript);
-#endif
-  } catch (const std::regex_error& error) {
-    fail<ConfigError>("LoRA " + field, "a regular expression", "'" + pattern + "' (" + error.what() + ")");
-  }
-}
-
 /// PEFT's test for modules_to_save: some ancestor's (or the module's own) whole name ends in the entry.
 inline bool is_saved(const std::string& module, const std::vector<std::string>& entries) {
   for (std::size_t end = module.find('.');; end = module.find('.', end + 1)) {
@@ -89,24 +38,6 @@ inline bool is_saved(const std::string& module, const std::vector<std::string>& 
       if (ancestor.ends_with(entry)) return true;
     if (end == std::string::npos) return false;
   }
-}
-
-/// The value of the first key that, as a regular expression, matches the end of the name at a dot.
-template <class V>
-V pattern_value(const std::map<std::string, V>& patterns, const std::string& name, V otherwise,
-                const std::string& field) {
-  for (const auto& [key, value] : patterns)
-    if (std::regex_match(name, compile_pattern("(.*\\.)?(" + key + ")", field))) return value;
-  return otherwise;
-}
-
-inline bool is_target(const LoraConfig& config, const std::vector<std::string>& targets, const std::string& name) {
-  if (!config.target_pattern.empty())
-    return std::regex_match(name, compile_pattern(config.target_pattern, "target_modules"));
-  return std::any_of(targets.begin(), targets.end(), [&](const std::string& target) {
-    return name == target ||
-           (name.size() > target.size() && name.ends_with(target) && name[name.size() - target.size() - 1] == '.');
-  });
 }
 
 }  // namespace detail
@@ -153,16 +84,21 @@ AdapterPlan plan_adapter(const ModelConfig& model, const std::vector<HeadLayer>&
   const std::vector<std::string> targets =
       config.target_modules.empty() ? Arch::default_targets() : config.target_modules;
   std::vector<bool> hit(targets.size(), false);
+  std::optional<detail::NamePattern> expression;
+  if (!config.target_pattern.empty())
+    expression.emplace(config.target_pattern, detail::NamePattern::Place::whole, "LoRA target_modules");
   const auto wanted = [&](const std::string& name) {
     if (config.head_only) return false;
     if (all_linear) return true;
+    bool named = false;
     for (std::size_t t = 0; t < targets.size(); ++t)
-      if (detail::is_target({}, {targets[t]}, name)) hit[t] = true;
-    return detail::is_target(config, targets, name);
+      if (detail::is_named(name, targets[t])) named = hit[t] = true;
+    return expression ? expression->matches(name) : named;
   };
+  const detail::PatternValues<Index> ranks(config.rank_pattern, "LoRA rank_pattern");
+  const detail::PatternValues<double> alphas(config.alpha_pattern, "LoRA alpha_pattern");
   const auto add = [&](const std::string& name, Index in, Index out) {
-    layout->add_site(name, in, out, detail::pattern_value(config.rank_pattern, name, config.rank, "rank_pattern"),
-                     detail::pattern_value(config.alpha_pattern, name, config.alpha, "alpha_pattern"));
+    layout->add_site(name, in, out, ranks.find(name).value_or(config.rank), alphas.find(name).value_or(config.alpha));
     return static_cast<Index>(layout->sites.size()) - 1;
   };
 
