@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "errors.hpp"
+
 namespace {
 
 using namespace fedlora;
@@ -25,7 +27,7 @@ Strings words_of(const detail::PreTokenizer& pre_tokenizer, std::string text) {
 
 std::string normalized(const detail::Normalizer& normalizer, std::string text) {
   bool starts = true;
-  detail::normalize(normalizer, text, starts);
+  detail::normalize(normalizer, text, starts, detail::rewritten_limit(text.size()));
   return text;
 }
 
@@ -230,6 +232,33 @@ TEST_CASE("Special tokens in a text may be read as text; what is too long may lo
   CHECK(changed.encode("y x y", "y y x", {7, true}).ids == Ids{7, 1, 3, 8, 3, 1, 8});
   CHECK(tokenizer.encode("x", "y", {}).token_types == Ids{0, 0, 0, 1, 1});
   CHECK(changed.encode("x", "y", {}).token_types == Ids{0, 0, 0, 0, 0});
+}
+
+TEST_CASE("A text may not grow without bounds, however often it is rewritten") {
+  const auto twice = [] { return detail::ReplaceNormalizer{detail::Pattern::literal("x", "file"), "xx"}; };
+  const auto with = [](TokenizerParts parts, const std::string& text) {
+    const Tokenizer tokenizer(std::move(parts));
+    return tests::message_of<FormatError>([&] { tokenizer.decode(tokenizer.encode(text).ids); });
+  };
+  const auto parts = [] { return parts_with(detail::Bpe(numbered({"x", "é"}), {}, {})); };
+  TokenizerParts replaced = parts(), long_content = parts(), levels = parts(), decoded = parts(), prepended = parts();
+  for (int i = 0; i < 40; ++i) {
+    replaced.normalizers.push_back(twice());
+    levels.pre_tokenizers.push_back(detail::ByteLevelPreTokenizer{false, false});
+  }
+  decoded.decoders =
+      std::vector<detail::Decoder>(40, detail::ReplaceDecoder{detail::Pattern::literal("x", "file"), "xx"});
+  long_content.normalizers = {
+      detail::ReplaceNormalizer{detail::Pattern::literal("x", "file"), std::string(70000, 'y')}};
+  prepended.normalizers = {detail::PrependNormalizer{std::string(60000, 'y')}};
+  prepended.add({{.content = "<s>"}}, "file");
+  CHECK(with(replaced, "x") == "[file] expected a text of at most 65600 bytes after replacing, got more");
+  CHECK(with(long_content, "x") == "[file] expected a text of at most 65600 bytes after replacing, got more");
+  CHECK(with(levels, "é") == "[text] expected at most 65664 bytes when the tokenizer has rewritten it, got 131072");
+  CHECK(with(decoded, "x") == "[file] expected a text of at most 65600 bytes after replacing, got more");
+  CHECK(
+      with(prepended, "x<s>x").starts_with("[text] expected at most 65856 bytes when the tokenizer has rewritten it"));
+  CHECK(with(prepended, "x") == "(nothing was thrown)");
 }
 
 TEST_CASE("Lengths of a truncated pair") {

@@ -24,8 +24,10 @@ inline void require_sound(const Tokenizer& tokenizer, const Encoding& encoding, 
     require(tokenizer.token_to_id(*token) == id, "a token's id is its own: " + std::to_string(id));
   }
   for (const std::int32_t type : encoding.token_types) require(type >= 0, "types are not negative");
-  require(encoding.ids.size() < 64 * (text.size() + 64), "a text of " + std::to_string(text.size()) + " bytes gives " +
-                                                             std::to_string(encoding.ids.size()) + " tokens");
+  // What a text may grow to, twice for a pair, and the special tokens that an input has room for.
+  require(
+      encoding.ids.size() <= 2 * detail::rewritten_limit(text.size()) + 10000,
+      "a text of " + std::to_string(text.size()) + " bytes gives " + std::to_string(encoding.ids.size()) + " tokens");
 }
 
 inline void require_sound_text(const std::string& text) {

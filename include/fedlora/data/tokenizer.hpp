@@ -103,7 +103,10 @@ class Tokenizer {
     }
     std::string out;
     if (parts_->decoders) {
-      for (const detail::Decoder& step : *parts_->decoders) detail::decode_step(step, tokens);
+      std::size_t bytes = 0;
+      for (const std::string& token : tokens) bytes += token.size();
+      for (const detail::Decoder& step : *parts_->decoders)
+        detail::decode_step(step, tokens, detail::rewritten_limit(bytes));
       for (const std::string& token : tokens) out += token;
     } else {
       for (std::size_t i = 0; i < tokens.size(); ++i) out.append(i == 0 ? "" : " ").append(tokens[i]);
@@ -176,6 +179,7 @@ class Tokenizer {
   detail::PieceText split(std::string_view text) const {
     detail::PieceText out;
     out.text.reserve(text.size() + text.size() / 8);
+    const std::size_t limit = detail::rewritten_limit(text.size());
     std::string normalized;
     for (const detail::TokenSpan& span : parts_->added_tokens.find_verbatim(text)) {
       if (span.id >= 0) {
@@ -184,10 +188,11 @@ class Tokenizer {
       }
       normalized.assign(text.substr(span.begin, span.end - span.begin));
       bool starts = span.begin == 0;
-      for (const detail::Normalizer& step : parts_->normalizers) detail::normalize(step, normalized, starts);
+      for (const detail::Normalizer& step : parts_->normalizers) detail::normalize(step, normalized, starts, limit);
       if (normalized.empty()) continue;
       const std::size_t offset = out.text.size();
       out.text += normalized;
+      detail::check_rewritten(out.text.size(), limit);
       if (!parts_->added_tokens.searches_normalized()) {
         out.pieces.push_back({offset, out.text.size(), -1, starts});
         continue;
@@ -195,7 +200,10 @@ class Tokenizer {
       for (const detail::TokenSpan& part : parts_->added_tokens.find_normalized(normalized))
         out.pieces.push_back({offset + part.begin, offset + part.end, part.id, starts && part.begin == 0});
     }
-    for (const detail::PreTokenizer& step : parts_->pre_tokenizers) detail::pre_tokenize(step, out);
+    for (const detail::PreTokenizer& step : parts_->pre_tokenizers) {
+      detail::pre_tokenize(step, out);
+      detail::check_rewritten(out.text.size(), limit);
+    }
     return out;
   }
 

@@ -108,6 +108,7 @@ inline Tokenizer load_tokenizer(const std::filesystem::path& directory_or_file) 
   TokenizerParts parts = detail::parts_of_json(*given.root());
   detail::note_numbers(parts, detail::read_added_tokens(*given.root()));
   detail::note_never_found(parts);
+  detail::check_special_ids(parts, given.json->name + ", field post_processor");
   return Tokenizer(std::move(parts));
 }
 

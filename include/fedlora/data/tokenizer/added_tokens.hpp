@@ -146,7 +146,7 @@ class AddedTokens {
       if (token.normalized) {
         std::string form = token.content;
         bool starts = true;
-        for (const Normalizer& step : normalizers) normalize(step, form, starts);
+        for (const Normalizer& step : normalizers) normalize(step, form, starts, rewritten_limit(token.content.size()));
         if (form != token.content) at->second.written = std::move(form);
       }
       if (token.special) special_.insert(token.content, id);

@@ -151,8 +151,8 @@ inline std::string without_spaces_before_punctuation(std::string text) {
   return text;
 }
 
-/// Applies one step.
-inline void decode_step(const Decoder& decoder, std::vector<std::string>& tokens) {
+/// Applies one step. \throws FormatError when the tokens become longer than `limit` bytes in all.
+inline void decode_step(const Decoder& decoder, std::vector<std::string>& tokens, std::size_t limit) {
   const auto apply = [&](const auto& kind) {
     using Kind = std::decay_t<decltype(kind)>;
     if constexpr (std::is_same_v<Kind, WordPieceDecoder>) {
@@ -184,7 +184,11 @@ inline void decode_step(const Decoder& decoder, std::vector<std::string>& tokens
       }
     } else {
       static_assert(std::is_same_v<Kind, ReplaceDecoder>);
-      for (std::string& token : tokens) token = kind.pattern.replace(token, kind.content);
+      std::size_t bytes = 0;
+      for (std::string& token : tokens) {
+        token = kind.pattern.replace(token, kind.content, limit);
+        check_rewritten(bytes += token.size(), limit);
+      }
     }
   };
   std::visit(apply, decoder);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -11,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "fedlora/core/error.hpp"
 #include "fedlora/data/tokenizer/pattern.hpp"
 #include "fedlora/data/tokenizer/unicode.hpp"
 
@@ -64,9 +66,20 @@ inline void append_byte_level(std::string& out, std::string_view text) {
   for (const char c : text) append_utf8(out, byte_level_characters[static_cast<unsigned char>(c)]);
 }
 
+/// How long a text of so many bytes may become while it is rewritten: a short file can ask for thirty steps that double
+/// it each. No known tokenizer makes more than a few times as much of a text.
+constexpr std::size_t rewritten_limit(std::size_t bytes) { return 64 * bytes + 65536; }
+
+/// \throws FormatError
+inline void check_rewritten(std::size_t bytes, std::size_t limit) {
+  if (bytes > limit)
+    fail<FormatError>("text", "at most " + std::to_string(limit) + " bytes when the tokenizer has rewritten it",
+                      std::to_string(bytes));
+}
+
 /// Rewrites `text`. Clears `starts` when what stood at the beginning was dropped: the pre-tokenizer Metaspace asks for
-/// it.
-inline void normalize(const Normalizer& normalizer, std::string& text, bool& starts) {
+/// it. \throws FormatError when it becomes longer than `limit`.
+inline void normalize(const Normalizer& normalizer, std::string& text, bool& starts, std::size_t limit) {
   const auto filter = [&](auto&& dropped) {
     std::string out;
     out.reserve(text.size());
@@ -147,7 +160,7 @@ inline void normalize(const Normalizer& normalizer, std::string& text, bool& sta
     } else if constexpr (std::is_same_v<Kind, PrependNormalizer>) {
       if (!text.empty()) text.insert(0, kind.text);
     } else if constexpr (std::is_same_v<Kind, ReplaceNormalizer>) {
-      text = kind.pattern.replace(text, kind.content);
+      text = kind.pattern.replace(text, kind.content, limit);
     } else {
       static_assert(std::is_same_v<Kind, ByteLevelNormalizer>);
       std::string out;
@@ -157,6 +170,7 @@ inline void normalize(const Normalizer& normalizer, std::string& text, bool& sta
     }
   };
   std::visit(apply, normalizer);
+  check_rewritten(text.size(), limit);
 }
 
 }  // namespace fedlora::detail

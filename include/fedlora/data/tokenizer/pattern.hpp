@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -66,8 +67,9 @@ class Pattern {
     return out;
   }
 
-  /// `text` with `content` in place of every match.
-  std::string replace(std::string_view text, std::string_view content) const {
+  /// `text` with `content` in place of every match. \throws FormatError when that has more than `most` bytes.
+  std::string replace(std::string_view text, std::string_view content,
+                      std::size_t most = std::numeric_limits<std::size_t>::max()) const {
     PatternScratch scratch;
     std::string out;
     out.reserve(text.size() + text.size() / 4);
@@ -75,6 +77,9 @@ class Pattern {
     for_each_match(text, scratch, [&](std::size_t begin, std::size_t end) {
       out.append(text.substr(done, begin - done)).append(content);
       done = end;
+      if (out.size() > most)
+        fail<FormatError>(state_->where, "a text of at most " + std::to_string(most) + " bytes after replacing",
+                          "more");
     });
     return out.append(text.substr(done));
   }

@@ -11,6 +11,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -77,6 +78,26 @@ inline void note_numbers(TokenizerParts& parts, const std::vector<NumberedToken>
     parts.warnings.push_back(given.source + ": the token " + in_quotes(given.content) + " is numbered " +
                              std::to_string(id) + odd + ", as in transformers; " + parts.vocabulary_source +
                              " decides, from its number of pieces on");
+  }
+}
+
+/// \throws FormatError for special tokens around a text that are no tokens at all.
+inline void check_special_ids(const TokenizerParts& parts, const std::string& where) {
+  const auto check = [&](std::int32_t id) {
+    if (parts.added_tokens.token_of(id) == nullptr && !parts.vocabulary().piece_of(id))
+      fail<FormatError>(where, "ids of tokens", std::to_string(id) + ", which no token has");
+  };
+  for (const PostProcessor& step : parts.post_processors) {
+    const auto each = [&](const auto& kind) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(kind)>, TemplateProcessor>) {
+        for (const auto* parts_of : {&kind.single, &kind.pair})
+          for (const TemplatePart& part : *parts_of) std::for_each(part.ids.begin(), part.ids.end(), check);
+      } else {
+        check(kind.cls);
+        check(kind.sep);
+      }
+    };
+    std::visit(each, step);
   }
 }
 
@@ -300,6 +321,7 @@ class TokenizerBuilder {
       out.clear();
       if (const auto node = root->child("post_processor"); node && kind_.special_tokens == SpecialTokens::as_file)
         read_post_processor(*node, out);
+      check_special_ids(parts_, root->file + ", field post_processor");
     } else {
       out = {begin_and_end()};
     }

@@ -2,6 +2,7 @@
 // The stages around the model as tokenizer.json describes them: normalizer, pre_tokenizer, decoder, post_processor.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -160,6 +161,8 @@ inline std::vector<TemplatePart> read_template(const JsonNode& node, std::string
       if (id != "A" && !(id == "B" && sequences == 2))
         fail<FormatError>(sequence->where() + ".id", sequences == 2 ? "A or B" : "A", in_quotes(id));
       read.sequence = id == "B";
+      if (std::count_if(out.begin(), out.end(), [&](const TemplatePart& p) { return p.sequence == read.sequence; }) > 1)
+        fail<FormatError>(sequence->where() + ".id", "every text once", id + " again");
       read.token_type = sequence->get<std::int32_t>("type_id");
     } else {
       const JsonNode special = part.required("SpecialToken");
