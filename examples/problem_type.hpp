@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "command_line.hpp"
+#include "fedlora/data/labels.hpp"
 #include "fedlora/data/table.hpp"
 #include "fedlora/io/json.hpp"
 #include "fedlora/lora/evaluation.hpp"
@@ -97,11 +98,11 @@ struct Measures {
       if (!f1)
         fail<UsageError>("--positive-label", "--metric f1 with it",
                          options.metric.empty() ? "no --metric" : options.metric);
-      const auto found = std::find(labels.begin(), labels.end(), options.positive_label);
-      if (found == labels.end())
+      const LabelMatch found = match_labels(labels, {&options.positive_label, 1});  // as the labels of a table
+      if (!found)
         fail<UsageError>("--positive-label", "one of " + detail::quoted_list(labels),
                          detail::in_quotes(options.positive_label));
-      positive = found - labels.begin();
+      positive = found.rows[0];
     } else if (f1 && labels.size() != 2) {
       fail<UsageError>("--metric f1", "--positive-label, as there are not two labels", "none");
     }

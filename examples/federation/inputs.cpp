@@ -185,8 +185,8 @@ Inputs read_inputs(const Options& options) {
       return read_table(table_file(path), columns);
     } catch (const FormatError& error) {
       if (!options.problem.type.empty() || inputs.problem_type == ProblemType::single_label) throw;
-      throw FormatError(error.what() + ("; config.json of " + options.model + " says " +
-                                        std::string(problem_type_name(inputs.problem_type)) + ", --problem-type another"));
+      throw FormatError(error.what() + ("; " + std::string(problem_type_name(inputs.problem_type)) +
+                                        " is what the checkpoint is for, --problem-type single-label takes labels"));
     }
   };
   const std::string natural = options.natural_column();

@@ -136,8 +136,7 @@ TEST_CASE("sets of labels are the same from arrays and from columns of 0 and 1, 
 
   const Json result = typed.read_json("arrays/summary.json")["federated"];
   for (const char* field : {"micro_f1", "macro_f1", "subset_accuracy", "loss"}) CHECK(result[field].is_number());
-  const auto lines = typed.predict({"--adapter", "arrays/adapter", "--problem-type", "multi-label", "--file",
-                                    "arrays.jsonl", "--label-column", "tags"});
+  const auto lines = typed.predict({"--adapter", "arrays/adapter", "--file", "arrays.jsonl", "--label-column", "tags"});
   REQUIRE(lines.size() == 37);
   CHECK(lines[36]["micro_f1"] == result["micro_f1"]);
   CHECK(lines[36]["labels"] == Json({"animals", "money"}));
@@ -149,6 +148,11 @@ TEST_CASE("sets of labels are the same from arrays and from columns of 0 and 1, 
       const Json& labels = lines[i]["labels"];
       CHECK((std::find(labels.begin(), labels.end(), label == 0 ? "animals" : "money") != labels.end()) == (logit > 0));
     }
+
+  REQUIRE(
+      run_program(typed.scratch.path(), "merge", {"--model", stories, "--adapter", "arrays/adapter", "--out", "merged"})
+          .status == 0);
+  CHECK(typed.read_json("merged/config.json")["problem_type"] == "multi_label_classification");
 
   // A label that no text has is still one.
   REQUIRE(
