@@ -83,7 +83,8 @@ inline void set_label_columns(ProblemType type, const std::string& label_column,
 /// The measures that are shown, and their values.
 struct Measures {
   std::vector<Metric> shown;
-  Index positive = 1;  ///< the label that "f1" is of
+  Index positive = 1;          ///< the label that "f1" is of
+  std::string positive_label;  ///< its name; empty where "f1" is not shown
 
   Measures() = default;
   /// The usual ones of a problem type and those asked for. \throws UsageError for what is none, and for F1 of a label
@@ -106,6 +107,12 @@ struct Measures {
     } else if (f1 && labels.size() != 2) {
       fail<UsageError>("--metric f1", "--positive-label, as there are not two labels", "none");
     }
+    if (f1) positive_label = labels[static_cast<std::size_t>(positive)];
+  }
+
+  /// What a person reads.
+  std::string title(const Metric& metric) const {
+    return metric.name == "f1" ? "F1 of " + detail::printable(positive_label, 20) : std::string(metric.title);
   }
 
   /// Their fields in files, the loss among them in any case.
@@ -128,8 +135,7 @@ struct Measures {
   std::string line(const Json& row) const {
     std::string text;
     for (const Metric& metric : shown)
-      text +=
-          (text.empty() ? "" : ", ") + std::string(metric.title) + " " + Measures::text(row[std::string(metric.name)]);
+      text += (text.empty() ? "" : ", ") + title(metric) + " " + Measures::text(row[std::string(metric.name)]);
     return text;
   }
 

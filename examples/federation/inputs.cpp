@@ -221,6 +221,7 @@ Inputs read_inputs(const Options& options) {
   config["clients"] = inputs.partition.size();
   config["problem_type"] = problem_type_name(inputs.problem_type);
   config["labels"] = inputs.labels;
+  if (!inputs.measures.positive_label.empty()) config["positive_label"] = inputs.measures.positive_label;
   config["pooling"] = inputs.pooling ? Json(pooling_name(*inputs.pooling)) : Json("family");
   config["max_tokens"] = inputs.max_tokens;
   config["rank"] = inputs.lora.rank;

@@ -140,7 +140,7 @@ std::string introduction(const std::string& machine, const Options& options, con
 /// The runs side by side, from summary.json's entries.
 inline std::string result_table(const Json& summary, const Measures& measures) {
   std::vector<std::string> header = {""};
-  for (const Metric& metric : measures.shown) header.emplace_back(metric.title);
+  for (const Metric& metric : measures.shown) header.push_back(measures.title(metric));
   header.insert(header.end(), {"bytes up", "bytes down", "seconds"});
   TextTable table(std::move(header));
   for (const auto& [mode, name] : {std::pair{"head", "frozen base, trained head"},

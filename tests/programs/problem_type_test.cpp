@@ -168,6 +168,7 @@ TEST_CASE("measures of one label: Matthews, and F1 of the positive one") {
   INFO(run.err);
   REQUIRE(run.status == 0);
   CHECK(has(run.out, ", Matthews "));
+  CHECK(has(run.out, ", F1 of animals "));
   CHECK(read_text(typed.scratch.path() / "out/metrics.csv").find("accuracy,loss,macro_f1,matthews,f1,bytes_up") !=
         std::string::npos);
   const Json result = typed.read_json("out/summary.json")["federated"];

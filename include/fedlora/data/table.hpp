@@ -322,7 +322,10 @@ class LabelNumbers {
 
 inline std::vector<std::int32_t> Table::label_ids(std::span<const std::string> names) const {
   if (label.empty())
-    fail<ConfigError>(source, "a label column", label_sets.empty() ? "a table read without one" : "sets of labels");
+    fail<ConfigError>(source, "a label column",
+                      !label_sets.empty() ? "sets of labels (rarest_labels makes one of each)"
+                      : !targets.empty()  ? "numbers (quantile_groups makes labels of them)"
+                                          : "a table read without one");
   const detail::LabelNumbers numbers(*this, names);
   std::vector<std::int32_t> ids;
   ids.reserve(label.size());
