@@ -113,6 +113,9 @@ inline CLI::Option* declare_header(CLI::App& app, std::string& header) {
       ->capture_default_str();
 }
 
+/// What a person should be told, as a line that says how grave it is.
+inline std::string note_line(const std::string& note) { return (note.starts_with("warning: ") ? "" : "note: ") + note; }
+
 /// What every program's options have in common; before the first is added. An option given twice has its last value, so
 /// that a script can put its own after a person's.
 inline void set_conventions(CLI::App& app) {

@@ -58,7 +58,7 @@ int main(int argc, char** argv) {
                         ". fedlora-predict reads that from the metadata of " + out +
                         "/model.safetensors; transformers has no field for it, and would pool as " +
                         std::string(Arch::class_stem) + "ForSequenceClassification does, with other results");
-      for (const std::string& note : notes) std::cerr << (note.starts_with("warning: ") ? "" : "note: ") << note << '\n';
+      for (const std::string& note : notes) std::cerr << note_line(note) << '\n';
       std::cout << "merged " << layout->sites.size() << " modules of " << model << " with " << adapter
                 << " and wrote " << layout->saved.size() << " tensors of its head; the checkpoint is in " << out << '\n';
     });

@@ -133,7 +133,7 @@ int main(int argc, char** argv) {
     const Measures measures(predictor.problem_type, options.problem, predictor.labels);
     Table table = read_texts(file, columns);
     Evaluation evaluation;
-    for (const std::string& note : predictor.notes) std::cerr << "note: " << note << '\n';
+    for (const std::string& note : predictor.notes) std::cerr << note_line(note) << '\n';
     if (labelled && predictor.problem_type != ProblemType::regression) name_labels(table, predictor.labels);
     for (const Json& line : predictor.predict(table, labelled ? &evaluation : nullptr)) std::cout << line.dump() << '\n';
     if (labelled) {

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "command_line.hpp"
 #include "federation/experiment.hpp"
 #include "federation/plan_export.hpp"
 #include "federation/report.hpp"
@@ -107,7 +108,7 @@ class Experiment {
                                    ? load_peft<T>(std::filesystem::path(options_.adapter), run.model->layout(), &notes)
                                    : run.model->initial_adapter(options_.seed);
     for (const std::string& note : notes)
-      if (told_.insert(note).second) console_.note("note: " + note);
+      if (told_.insert(note).second) console_.note(note_line(note));
     run.state.config = inputs_.config;
     run.state.seed = options_.seed;
     run.state.adapters.assign(local ? run.clients.size() : 1, initial);
