@@ -172,6 +172,7 @@ TEST_CASE("What an expression means") {
   CHECK(marked("(?:ab|a)b", "abb ab") == "<abb> <ab>");
   CHECK(marked("(?>ab|a)b", "abb ab") == "<abb> ab");
   CHECK(marked("(?:x?y?z)w", "zw yzw xzw xw") == "<zw> <yzw> <xzw> xw");
+  CHECK(marked("(?:(?:ab)?c?d)e|(?:x?y?x)z", "de abde xz") == "<de> <abde> <xz>");
   CHECK(marked("a*+a|b", "aab") == "aa<b>");
   CHECK(marked("a+?b??", "aab") == "<a><a>b");
   CHECK(marked("a{2}|b{2,3}|c{,1}d|e{2,}", "aaa bbbb cdd eee") == "<aa>a <bbb>b <cd><d> <eee>");
@@ -306,6 +307,12 @@ TEST_CASE("The work for an expression from a file is bounded") {
   }
   CHECK(Pattern::regex("(?:a+)+$").replace(letters + "!", "") == letters + "!");  // one quantifier of two
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(60));
+}
+
+TEST_CASE("More ways than one choice holds are tried in their order") {
+  std::string words;
+  for (int i = 0; i < 200; ++i) words += "w" + std::to_string(1000 + i) + "|";
+  CHECK(Pattern::regex(words + "w1").replace("w1000 w1062 w1063 w1064 w1150 w1199 w1200", "-") == "- - - - - - -200");
 }
 
 TEST_CASE("Long texts need no more than their length") {
