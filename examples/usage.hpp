@@ -35,7 +35,8 @@ inline std::string version_text(const std::string& program) {
          "\nlicence Apache-2.0; NOTICE says whose the embedded model and data are";
 }
 
-/// How many letters have to be put in, left out, replaced or exchanged with their neighbour to make one word of the other.
+/// How many letters have to be put in, left out, replaced or exchanged with their neighbour to make one word of the
+/// other.
 inline std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<std::size_t>> table(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
   for (std::size_t i = 0; i <= a.size(); ++i)
@@ -44,19 +45,26 @@ inline std::size_t edit_distance(std::string_view a, std::string_view b) {
         table[i][j] = i + j;
         continue;
       }
-      table[i][j] = std::min({table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      table[i][j] =
+          std::min({table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
       if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
         table[i][j] = std::min(table[i][j], table[i - 2][j - 2] + 1);
     }
   return table[a.size()][b.size()];
 }
 
-/// The option that somebody meant who wrote `typed`, one of `names` ("--lr-schedule"): what it is called elsewhere, else the
-/// nearest within a third of its letters, else one of whose words these are or the other way round. Empty when there is none.
+/// The option that somebody meant who wrote `typed`, one of `names` ("--lr-schedule"): what it is called elsewhere,
+/// else the nearest within a third of its letters, else one of whose words these are or the other way round. Empty when
+/// there is none.
 inline std::string nearest_option(std::string_view typed, const std::vector<std::string>& names) {
-  static const std::map<std::string, std::string> elsewhere = {
-      {"learning-rate", "--lr"},     {"lora-r", "--rank"},      {"target-modules", "--targets"}, {"output-dir", "--out"},
-      {"max-length", "--max-tokens"}, {"max-seq-length", "--max-tokens"}, {"output", "--out"},   {"input", "--file"}};
+  static const std::map<std::string, std::string> elsewhere = {{"learning-rate", "--lr"},
+                                                               {"lora-r", "--rank"},
+                                                               {"target-modules", "--targets"},
+                                                               {"output-dir", "--out"},
+                                                               {"max-length", "--max-tokens"},
+                                                               {"max-seq-length", "--max-tokens"},
+                                                               {"output", "--out"},
+                                                               {"input", "--file"}};
   std::string word;
   for (const char c : typed.substr(0, typed.find('='))) {
     const bool upper = c >= 'A' && c <= 'Z';
@@ -74,7 +82,8 @@ inline std::string nearest_option(std::string_view typed, const std::vector<std:
     const auto holds = [](const std::string& whole, const std::string& part) {
       return ("-" + whole + "-").find("-" + part + "-") != std::string::npos;
     };
-    if (holds(option, word) || holds(word, option) || option.starts_with(word) || word.ends_with(option)) return 100 + edits;
+    if (holds(option, word) || holds(word, option) || option.starts_with(word) || word.ends_with(option))
+      return 100 + edits;
     return far;
   };
   std::string nearest;
@@ -94,11 +103,13 @@ inline std::string unknown_arguments(const CLI::App& app, const std::vector<std:
     for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
   std::string text;
   for (const std::string& argument : arguments) {
-    const bool option = argument.starts_with("-") || (!argument.empty() && static_cast<unsigned char>(argument[0]) >= 0x80);
+    const bool option =
+        argument.starts_with("-") || (!argument.empty() && static_cast<unsigned char>(argument[0]) >= 0x80);
     if (!option && !text.empty()) continue;  // the value of the option before it
     const std::string meant = nearest_option(argument, names);
     text += (text.empty() ? "" : "\n") +
-            (option ? "there is no option " + detail::printable(argument) : "expected --name value, got " + detail::in_quotes(argument)) +
+            (option ? "there is no option " + detail::printable(argument)
+                    : "expected --name value, got " + detail::in_quotes(argument)) +
             (meant.empty() ? "" : "; is " + meant + " meant?");
   }
   return text;

@@ -29,7 +29,8 @@ std::vector<std::string> given_arguments(const CLI::App& app) {
     if (option->count() == 0 || of_the_call.contains(name)) continue;
     std::string value = option->results().back();
     std::error_code error;
-    if (paths.contains(name) || (name == "--model" && fs::is_directory(value, error))) value = fs::absolute(value).string();
+    if (paths.contains(name) || (name == "--model" && fs::is_directory(value, error)))
+      value = fs::absolute(value).string();
     arguments.push_back(name);
     arguments.push_back(std::move(value));
   }
@@ -52,21 +53,27 @@ Earlier earlier_of(const Options& options) {
 }  // namespace
 
 Assignment::Assignment(const Options& given)
-    : options(given), inputs(read_inputs(given)), out(given.out, earlier_of(given), inputs.config, inputs.measures.fields()) {
-  if (!options.export_plan.empty() && earlier_of(given) == Earlier::refuse && fs::exists(fs::path(options.export_plan) / "plan.json"))
-    fail<ConfigError>(options.export_plan, "a directory without a plan (--export-plan); --overwrite replaces the one there",
+    : options(given),
+      inputs(read_inputs(given)),
+      out(given.out, earlier_of(given), inputs.config, inputs.measures.fields()) {
+  if (!options.export_plan.empty() && earlier_of(given) == Earlier::refuse &&
+      fs::exists(fs::path(options.export_plan) / "plan.json"))
+    fail<ConfigError>(options.export_plan,
+                      "a directory without a plan (--export-plan); --overwrite replaces the one there",
                       "the plan of an earlier run");
   if (out.done() && !options.export_plan.empty())
-    fail<ConfigError>(options.out, "a directory without this run (--out), or --overwrite, to run it again for --export-plan",
+    fail<ConfigError>(options.out,
+                      "a directory without this run (--out), or --overwrite, to run it again for --export-plan",
                       "this run, finished");
 }
 
 bool Assignment::done() const {
   if (!out.done()) return false;
-  std::cout << "This run was done before: " << (out.path() / "summary.json").string()
-            << " holds what these options gave, and would give again.\n\n"
-            << result_table(*out.done(), inputs.measures)
-            << "\nTo run it again: --overwrite. To go on with more rounds: --resume --rounds N. Another run: --out DIR.\n";
+  std::cout
+      << "This run was done before: " << (out.path() / "summary.json").string()
+      << " holds what these options gave, and would give again.\n\n"
+      << result_table(*out.done(), inputs.measures)
+      << "\nTo run it again: --overwrite. To go on with more rounds: --resume --rounds N. Another run: --out DIR.\n";
   return true;
 }
 
@@ -75,7 +82,8 @@ std::optional<std::string> take_saved_options(CLI::App& app, int argc, char** ar
   const bool none_given = given.empty() || (given.size() == 2 && given[0] == "--threads");
   const std::vector<std::string> saved = options.resume ? saved_arguments(options.out) : std::vector<std::string>();
   if (options.resume && none_given && !earlier_run(options.out).any())
-    fail<ConfigError>(options.out, "a directory with a run to go on with (--out)", "none; a new run is started without --resume");
+    fail<ConfigError>(options.out, "a directory with a run to go on with (--out)",
+                      "none; a new run is started without --resume");
   std::string words;
   if (!saved.empty()) {
     std::vector<std::string> all = saved;

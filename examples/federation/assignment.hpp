@@ -24,9 +24,9 @@ struct Assignment {
   bool done() const;
 };
 
-/// With --resume, options that were not given become those of the run in --out. Without, and in any case, `options.arguments`
-/// are what decides the run afterwards. Returns what a person is told of it, if anything.
-/// \throws ConfigError when no more than --resume and --out was given and nothing is there
+/// With --resume, options that were not given become those of the run in --out. Without, and in any case,
+/// `options.arguments` are what decides the run afterwards. Returns what a person is told of it, if anything. \throws
+/// ConfigError when no more than --resume and --out was given and nothing is there
 std::optional<std::string> take_saved_options(CLI::App& app, int argc, char** argv, Options& options);
 
 }  // namespace fedlora::examples

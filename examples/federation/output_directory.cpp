@@ -106,8 +106,8 @@ std::string description(const EarlierRun& run) {
   return (run.finished() ? "a finished run" : "an unfinished run") + parts + (parts.empty() ? "" : ")");
 }
 
-/// In what the run there differs from the one to come. Files may be called by other names, as digests of what they hold are
-/// compared.
+/// In what the run there differs from the one to come. Files may be called by other names, as digests of what they hold
+/// are compared.
 std::vector<ConfigDifference> differences(const EarlierRun& run, const Json& config) {
   static const std::set<std::string> passed_over = {"threads", "model", "adapter", "train", "test"};
   for (const auto& [mode, state] : run.states)
@@ -177,7 +177,8 @@ OutputDirectory::~OutputDirectory() {
   if (lock_ >= 0) ::close(lock_);
 }
 
-/// The lock ends with the process, however that ends. A file system without locks has none, which is no reason not to run.
+/// The lock ends with the process, however that ends. A file system without locks has none, which is no reason not to
+/// run.
 void OutputDirectory::take_in_possession() {
   lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (lock_ >= 0 && ::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
@@ -203,21 +204,24 @@ void OutputDirectory::judge(const EarlierRun& run, Earlier earlier, const Json& 
   if (replaces_) return;
   if (resumes_) {
     if (!run.broken.empty())
-      throw FormatError(run.broken + "\nThe run in " + path_.string() +
-                        " cannot go on from this file. Nothing was changed; to start anew: --overwrite, or another --out.");
+      throw FormatError(
+          run.broken + "\nThe run in " + path_.string() +
+          " cannot go on from this file. Nothing was changed; to start anew: --overwrite, or another --out.");
     for (const auto& [mode, state] : run.states)
       for (const ConfigDifference& one : config_differences(state.config, config, may_differ()))
         fail<ConfigError>("resume, field " + one.field, one.saved + ", as the saved run has it", one.now);
     return;
   }
-  const std::string choices = "a directory without a run (--out); --resume goes on with the one there, --overwrite replaces it";
+  const std::string choices =
+      "a directory without a run (--out); --resume goes on with the one there, --overwrite replaces it";
   if (!run.broken.empty())
     fail<ConfigError>(path_.string(), choices, "a run with a state that cannot be read: " + run.broken);
   if (const auto found = differences(run, config); !found.empty())
     fail<ConfigError>(path_.string(), choices, description(run) + " that differs in " + in_words(found));
   if (!run.finished()) fail<ConfigError>(path_.string(), choices, description(run) + " with the same options");
   if (run.summary->value("program", Json()) != program_record())
-    fail<ConfigError>(path_.string(), choices, description(run) + " with the same options by another build of this program");
+    fail<ConfigError>(path_.string(), choices,
+                      description(run) + " with the same options by another build of this program");
   done_ = run.summary;
 }
 
@@ -233,7 +237,9 @@ void OutputDirectory::prove_writable() const {
   }
 }
 
-fs::path OutputDirectory::state_file(const std::string& mode) const { return path_ / "state" / (mode + ".safetensors"); }
+fs::path OutputDirectory::state_file(const std::string& mode) const {
+  return path_ / "state" / (mode + ".safetensors");
+}
 
 std::optional<fs::path> OutputDirectory::adapter(const std::string& mode) const {
   if (const std::string name = adapter_name(mode); !name.empty()) return path_ / name;

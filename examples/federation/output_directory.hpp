@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The directory --out: summary.json, metrics.csv, metrics.jsonl, an adapter of every run that has one, and
-// state/MODE.safetensors for --resume. It holds one run (of one configuration, in one mode or in all), and another never takes
-// its place unasked. Every file is replaced whole, so that a killed run leaves the last good ones.
+// state/MODE.safetensors for --resume. It holds one run (of one configuration, in one mode or in all), and another
+// never takes its place unasked. Every file is replaced whole, so that a killed run leaves the last good ones.
 #pragma once
 
 #include <atomic>
@@ -44,12 +44,14 @@ class OutputDirectory {
   /// Writes something to the path that it is given.
   using Write = std::function<void(const std::filesystem::path&)>;
 
-  /// Makes the directory, proves that it can be written, and keeps other processes from writing to it. `config` is that of the
-  /// run to come, `measures` are fields of its rows. A run that is to be overwritten stays until this one has something to put in its place (`write_round`).
+  /// Makes the directory, proves that it can be written, and keeps other processes from writing to it. `config` is that
+  /// of the run to come, `measures` are fields of its rows. A run that is to be overwritten stays until this one has
+  /// something to put in its place (`write_round`).
   ///
-  /// \throws ConfigError for a directory that holds another run, when that is to be neither resumed nor overwritten, or files
-  ///         of somebody else's under our names; one whose run began with another configuration, when it is to be resumed; and
-  ///         one that another process writes to. FormatError for a state to be resumed that is broken.
+  /// \throws ConfigError for a directory that holds another run, when that is to be neither resumed nor overwritten, or
+  /// files
+  ///         of somebody else's under our names; one whose run began with another configuration, when it is to be
+  ///         resumed; and one that another process writes to. FormatError for a state to be resumed that is broken.
   OutputDirectory(std::filesystem::path path, Earlier earlier, const Json& config, std::vector<std::string> measures);
   OutputDirectory(const OutputDirectory&) = delete;
   OutputDirectory& operator=(const OutputDirectory&) = delete;
@@ -74,8 +76,8 @@ class OutputDirectory {
   void write_rows(const std::map<std::string, std::vector<Json>>& rows);
 
   /// Saves what a round left: the state first, then `save_adapter`, then the rows of all runs.
-  void write_round(const std::string& mode, const std::vector<Json>& rows,
-                   const Write& save_state, const Write& save_adapter);
+  void write_round(const std::string& mode, const std::vector<Json>& rows, const Write& save_state,
+                   const Write& save_adapter);
 
   /// Adds which program it was.
   void write_summary(Json summary) const;

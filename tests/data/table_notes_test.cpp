@@ -54,16 +54,19 @@ TEST_CASE("table notes: ordinary tables have none") {
 TEST_CASE("table notes: one label alone makes figures empty") {
   const Table one = noted_table({{"a", "x"}, {"b", "x"}});
   CHECK(notes_of(one, noted_other) ==
-        "all 2 examples for training have the label 'x': there is nothing to tell apart, and an accuracy of 1 says nothing");
+        "all 2 examples for training have the label 'x': there is nothing to tell apart, and an accuracy of 1 says "
+        "nothing");
   CHECK(notes_of(noted_ordinary, noted_table({{"d", "y"}, {"e", "y"}})) ==
         "all 2 examples for testing have the label 'y': accuracy and macro F1 say nothing about the other labels");
 }
 
 TEST_CASE("table notes: labels that a person hardly means apart") {
   const std::string notes = notes_of(
-      noted_table({{"a", "Money"}, {"b", "money "}, {"c", "1"}, {"d", "1.0"}, {"e", "01"}, {"f", "true"}, {"g", "cat"}}),
+      noted_table(
+          {{"a", "Money"}, {"b", "money "}, {"c", "1"}, {"d", "1.0"}, {"e", "01"}, {"f", "true"}, {"g", "cat"}}),
       noted_table({{"h", "cat"}, {"i", "1"}}));
-  CHECK(has(notes, "differ only in letter case, spaces or the way a number is written: '01', '1', '1.0'; 'Money', 'money '"));
+  CHECK(has(notes,
+            "differ only in letter case, spaces or the way a number is written: '01', '1', '1.0'; 'Money', 'money '"));
   CHECK_FALSE(has(notes, "true"));
 }
 
@@ -79,7 +82,8 @@ TEST_CASE("table notes: texts in the place of labels") {
 }
 
 TEST_CASE("table notes: empty texts, and texts that were trained on") {
-  CHECK(notes_of(noted_table({{"a", "x"}, {" \t", "y"}, {"", "x"}}), noted_other) == "2 of the 3 texts for training are empty");
+  CHECK(notes_of(noted_table({{"a", "x"}, {" \t", "y"}, {"", "x"}}), noted_other) ==
+        "2 of the 3 texts for training are empty");
   CHECK(notes_of(noted_ordinary, noted_table({{"a", "x"}, {"e", "y"}})) ==
         "1 of the 2 texts for testing are also among those for training");
   CHECK(notes_of(noted_ordinary, noted_ordinary) ==

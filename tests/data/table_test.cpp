@@ -100,7 +100,8 @@ TEST_CASE("table: a header that would be read as data is an error, until somebod
       said.header = fedlora::TableHeader::no;
       CHECK(table_of(header + below, said).size() == 9);
     }
-  CHECK(error_of("value,line\n" + rows, numbers).starts_with("[t.csv, line 1] expected a row of data"));  // others: numbers
+  CHECK(error_of("value,line\n" + rows, numbers)
+            .starts_with("[t.csv, line 1] expected a row of data"));  // others: numbers
   CHECK(error_of("text\nhello\n", {.text = {"1"}}).starts_with("[t.csv, line 1] expected a row of data"));
 
   // What may well be data: a label that comes again, a text of words, a rare label, other columns than those taken.
@@ -123,7 +124,8 @@ TEST_CASE("table: with a header columns go by name or else by number, without on
   CHECK(labels("2", TableHeader::no) == Strings{"b", "2", "4"});
   CHECK(table_of("2,1\nx,y\n", {.text = {"1"}, .header = TableHeader::yes}).text == Strings{"y"});  // a name first
   CHECK(table_of("2,1\nx,y\n", {.text = {"1"}, .header = TableHeader::no}).text == Strings{"2", "x"});
-  CHECK(error_of(text, {.text = {"3"}, .header = TableHeader::yes}) == "[t.csv, line 1] expected a column 3, got 2 columns");
+  CHECK(error_of(text, {.text = {"3"}, .header = TableHeader::yes}) ==
+        "[t.csv, line 1] expected a column 3, got 2 columns");
   CHECK(error_of<fedlora::ConfigError>(text, {.text = {"a"}, .header = TableHeader::no}) ==
         "[t.csv, column a] expected a number from 1, as the file is said to have no header, got a name");
 }
@@ -139,7 +141,8 @@ TEST_CASE("table: what separates columns, and how a file is encoded, is said whe
   says(error_of("a\tb\n", numbers), "got 1 column; it holds tabs: is it a .tsv file?");
   says(error_of("label,text\na,b\n", names, "t.tsv"), "it holds commas: is it a .csv file?");
   says(error_of("label;text\na;b\n", names), "it holds semicolons");
-  says(error_of("\"label\";\"text\"\n", names), "expected columns apart by commas (or, in a .tsv file, by tabs), got a semicolon");
+  says(error_of("\"label\";\"text\"\n", names),
+       "expected columns apart by commas (or, in a .tsv file, by tabs), got a semicolon");
   says(error_of("\"label\"\t\"text\"\n", names), "got a tab");
   for (const std::string name : {"t.csv", "t.tsv", "t.jsonl"})
     for (const std::string mark : {"\xFF\xFE", "\xFE\xFF"})
@@ -157,7 +160,8 @@ TEST_CASE("table: TSV and JSON Lines, by extension in any case") {
   CHECK(lines.label == Strings{"1.0"});
   CHECK(lines.id == Strings{"3"});
   CHECK(lines.line == std::vector<Index>{2});
-  CHECK(error_of("a", {.text = {"1"}}, "t.txt") == "[t.txt] expected a table named .csv, .tsv or .jsonl (an object on every line), got .txt");
+  CHECK(error_of("a", {.text = {"1"}}, "t.txt") ==
+        "[t.txt] expected a table named .csv, .tsv or .jsonl (an object on every line), got .txt");
   CHECK(error_of("a", {.text = {"1"}}, "table") ==
         "[table] expected a table named .csv, .tsv or .jsonl (an object on every line), got no extension");
 }

@@ -34,23 +34,23 @@ struct Federation {
 
   std::vector<std::string> arguments(const std::string& out, std::vector<std::string> more = {}) const {
     std::vector<std::string> all = {"--train",
-                     train.string(),
-                     "--test",
-                     test.string(),
-                     "--clients",
-                     "4",
-                     "--rounds",
-                     "5",
-                     "--batch",
-                     "4",
-                     "--seed",
-                     "3",
-                     "--reference-epochs",
-                     "2",
-                     "--partition",
-                     "iid",
-                     "--out",
-                     (scratch.path() / out).string()};
+                                    train.string(),
+                                    "--test",
+                                    test.string(),
+                                    "--clients",
+                                    "4",
+                                    "--rounds",
+                                    "5",
+                                    "--batch",
+                                    "4",
+                                    "--seed",
+                                    "3",
+                                    "--reference-epochs",
+                                    "2",
+                                    "--partition",
+                                    "iid",
+                                    "--out",
+                                    (scratch.path() / out).string()};
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }

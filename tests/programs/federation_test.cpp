@@ -258,7 +258,8 @@ TEST_CASE("a broken model directory is an error that names file and tensor") {
 TEST_CASE("a full disk is an error, and the last good state stays") {
   const Federation federation;
   const Arguments arguments = federation.arguments("full", {"--mode", "federated"});
-  Program run(federation.scratch.path(), "federation", arguments, "", {.file = 65536});  // the state is larger than that
+  Program run(federation.scratch.path(), "federation", arguments, "",
+              {.file = 65536});  // the state is larger than that
   const Finished full = run.wait();
   INFO(full.err);
   CHECK(full.status == 1);
@@ -269,7 +270,8 @@ TEST_CASE("a full disk is an error, and the last good state stays") {
   CHECK(federation.result("full") == federation.result("whole"));
 
   Program other(federation.scratch.path(), "federation",
-                federation.arguments("full", {"--mode", "federated", "--seed", "4", "--overwrite"}), "", {.file = 65536});
+                federation.arguments("full", {"--mode", "federated", "--seed", "4", "--overwrite"}), "",
+                {.file = 65536});
   CHECK(other.wait().status == 1);  // what was there before is still there
   CHECK(federation.result("full") == federation.result("whole"));
   CHECK(fs::exists(federation.scratch.path() / "full/adapter/adapter_config.json"));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the programs say to somebody who meets them for the first time: what was meant, what is there, what a figure is worth.
+// What the programs say to somebody who meets them for the first time: what was meant, what is there, what a figure is
+// worth.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -12,7 +13,8 @@ namespace {
 
 /// What a federation of one step says before it trains, and after.
 Finished told(const Federation& federation, std::vector<std::string> more) {
-  more.insert(more.begin(), {"--rounds", "1", "--reference-epochs", "1", "--local-steps", "1", "--threads", "1", "--overwrite"});
+  more.insert(more.begin(),
+              {"--rounds", "1", "--reference-epochs", "1", "--local-steps", "1", "--threads", "1", "--overwrite"});
   return federation.run("out", std::move(more));
 }
 
@@ -37,19 +39,29 @@ double bytes_after(const std::string& text, const std::string& words) {
 
 TEST_CASE("an option that there is not is answered with the one that was meant") {
   const TemporaryDirectory scratch;
-  const auto says = [&](const std::string& program, const std::vector<std::string>& arguments, const std::string& part) {
+  const auto says = [&](const std::string& program, const std::vector<std::string>& arguments,
+                        const std::string& part) {
     const Finished run = run_program(scratch.path(), program, arguments);
     INFO(run.err);
     CHECK(run.status == 2);
     CHECK(run.err.starts_with("fedlora-" + program + ": "));
     CHECK(run.err.find(part) != std::string::npos);
   };
-  for (const auto& [typed, meant] : std::map<std::string, std::string>{
-           {"--round", "--rounds"},           {"-rounds", "--rounds"},        {"\u2013rounds", "--rounds"},
-           {"--text_column", "--text-column"}, {"--Rounds", "--rounds"},       {"--learning-rate", "--lr"},
-           {"--epochs", "--local-epochs"},    {"--batch-size", "--batch"},    {"--num-clients", "--clients"},
-           {"--lora-r", "--rank"},            {"--output-dir", "--out"},      {"--sed", "--seed"},
-           {"--lora_alpha", "--alpha"},       {"--partitoin", "--partition"}, {"--target_modules", "--targets"}})
+  for (const auto& [typed, meant] : std::map<std::string, std::string>{{"--round", "--rounds"},
+                                                                       {"-rounds", "--rounds"},
+                                                                       {"\u2013rounds", "--rounds"},
+                                                                       {"--text_column", "--text-column"},
+                                                                       {"--Rounds", "--rounds"},
+                                                                       {"--learning-rate", "--lr"},
+                                                                       {"--epochs", "--local-epochs"},
+                                                                       {"--batch-size", "--batch"},
+                                                                       {"--num-clients", "--clients"},
+                                                                       {"--lora-r", "--rank"},
+                                                                       {"--output-dir", "--out"},
+                                                                       {"--sed", "--seed"},
+                                                                       {"--lora_alpha", "--alpha"},
+                                                                       {"--partitoin", "--partition"},
+                                                                       {"--target_modules", "--targets"}})
     says("federation", {typed, "3"}, "there is no option " + typed + "; is " + meant + " meant?\n");
   says("federation", {"rounds=3"}, "expected --name value, got 'rounds=3'; is --rounds meant?");
   says("federation", {"--zzz", "3"}, "there is no option --zzz\nRun with --help");
@@ -97,10 +109,21 @@ TEST_CASE("the introduction's bytes are those of the cohorts that come") {
   agrees({"--mode", "federated", "--cohort", "0.5"}, "per round of 2 clients: about ");
   agrees({"--mode", "federated", "--cohort", "0.01"}, "per round of 1 client: about ");
   agrees({"--mode", "federated", "--clients", "1"}, "per round of 1 client: about ");
-  std::vector<std::string> natural = {"--train", federation.train.string(), "--test",   federation.test.string(),
-                                      "--mode",  "federated",               "--rounds", "1",
-                                      "--local-steps", "1",                 "--overwrite", "--out",
-                                      (federation.scratch.path() / "out").string(), "--partition", "natural:who"};
+  std::vector<std::string> natural = {"--train",
+                                      federation.train.string(),
+                                      "--test",
+                                      federation.test.string(),
+                                      "--mode",
+                                      "federated",
+                                      "--rounds",
+                                      "1",
+                                      "--local-steps",
+                                      "1",
+                                      "--overwrite",
+                                      "--out",
+                                      (federation.scratch.path() / "out").string(),
+                                      "--partition",
+                                      "natural:who"};
   for (const auto& [cohort, words] : {std::pair<std::string, std::string>{"1", "per round of 3 clients: about "},
                                       {"0.5", "per round of 2 clients: about "}}) {
     std::vector<std::string> arguments = natural;
@@ -118,7 +141,8 @@ TEST_CASE("a run that trains the head alone speaks of no federation") {
   const Finished run = told(federation, {"--mode", "head"});
   INFO(run.out);
   REQUIRE(run.status == 0);
-  for (const std::string part : {"federated", "per round", "client", " adapter/"}) CHECK(run.out.find(part) == std::string::npos);
+  for (const std::string part : {"federated", "per round", "client", " adapter/"})
+    CHECK(run.out.find(part) == std::string::npos);
   CHECK(run.out.find("head alone: trainable params: 128 ") != std::string::npos);
   CHECK(run.out.find("\ntrainable params") == std::string::npos);
   CHECK(run.out.find("adapter-head/") != std::string::npos);
@@ -127,14 +151,16 @@ TEST_CASE("a run that trains the head alone speaks of no federation") {
 TEST_CASE("pairs and many labels fit the screen; what makes figures empty is said") {
   const Federation federation;
   std::string many = "text,more,label\n";
-  for (int i = 0; i < 300; ++i) many += "a text,its pair,a label of many that is number " + std::to_string(i % 150) + "\n";
+  for (int i = 0; i < 300; ++i)
+    many += "a text,its pair,a label of many that is number " + std::to_string(i % 150) + "\n";
   write_text(federation.train, many);
   write_text(federation.test, "text,more,label\nb,c,a label of many that is number 7\n");
   const Finished run = told(federation, {"--mode", "federated", "--text-pair-column", "more"});
   INFO(run.out, run.err);
   REQUIRE(run.status == 0);
   CHECK(run.out.find("first example: 'a text' with 'its pair', label ") != std::string::npos);
-  CHECK(run.out.find("note: all 1 examples for testing have the label 'a label of many that is number 7'") != std::string::npos);
+  CHECK(run.out.find("note: all 1 examples for testing have the label 'a label of many that is number 7'") !=
+        std::string::npos);
   std::istringstream lines(run.out);
   for (std::string line; std::getline(lines, line);) CHECK(line.size() < 240);
 
@@ -159,16 +185,18 @@ TEST_CASE("columns that were mixed up are said before anything is trained") {
     CHECK(run.err.find(part) != std::string::npos);
   };
   const Finished noted = told(federation, {"--text-column", "label", "--label-column", "text", "--mode", "head"});
-  CHECK(noted.out.find("(are the columns of text and label exchanged?)") != std::string::npos);  // its labels are all known
+  CHECK(noted.out.find("(are the columns of text and label exchanged?)") !=
+        std::string::npos);  // its labels are all known
   write_text(federation.test, "text,label,who\n\"The cat, number 900\",animals,a\n\"I paid 3\",money,b\n");
   fails({"--text-column", "label", "--label-column", "text"}, 1, "are the columns of text and label exchanged?");
   fails({"--text-column", "text,label"}, 2, "another column than those of the text");
   fails({"--text-pair-column", "label"}, 2, "another column than those of the text");
   fails({"--text-column", "1", "--label-column", "2"}, 1, "what looks like a header, 'text', 'label'");
-  const Finished skipped = told(federation, {"--text-column", "1", "--label-column", "2", "--header", "yes", "--mode", "head"});
+  const Finished skipped =
+      told(federation, {"--text-column", "1", "--label-column", "2", "--header", "yes", "--mode", "head"});
   CHECK(skipped.out.find("data: 48 examples") != std::string::npos);
-  CHECK(told(federation, {"--text-column", "text, who", "--mode", "head"}).out.find("first example: 'The cat, number 0 person0'") !=
-        std::string::npos);
+  CHECK(told(federation, {"--text-column", "text, who", "--mode", "head"})
+            .out.find("first example: 'The cat, number 0 person0'") != std::string::npos);
   const Finished predict = run_program(federation.scratch.path(), "predict",
                                        {"--model", stories, "--file", federation.test.string(), "--text-column", "1"});
   CHECK(predict.err.find("what looks like a header, 'text'") != std::string::npos);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// --out: nothing that a person may want is deleted, replaced or called something else, whatever is there and whoever else
-// writes to it.
+// --out: nothing that a person may want is deleted, replaced or called something else, whatever is there and whoever
+// else writes to it.
 #include <doctest/doctest.h>
 
 #include <chrono>
@@ -45,8 +45,10 @@ TEST_CASE("another run is refused where one is, and nothing there changes") {
   const std::string choices = "--resume goes on with the one there, --overwrite replaces it";
   check_refused(short_run(federation, "out", {"--mode", "head"}),
                 {choices, "a finished run (federated, 1 of 1 rounds)", "mode (\"federated\" there, \"head\" here)"});
-  check_refused(short_run(federation, "out", {"--mode", "federated", "--seed", "4"}), {choices, "seed (3 there, 4 here)"});
-  check_refused(short_run(federation, "out", {"--mode", "federated", "--rounds", "2"}), {choices, "rounds (1 there, 2 here)"});
+  check_refused(short_run(federation, "out", {"--mode", "federated", "--seed", "4"}),
+                {choices, "seed (3 there, 4 here)"});
+  check_refused(short_run(federation, "out", {"--mode", "federated", "--rounds", "2"}),
+                {choices, "rounds (1 there, 2 here)"});
   check_refused(short_run(federation, "out", {"--mode", "federated", "--resume", "--overwrite"}), {"--overwrite"}, 2);
   check_refused(short_run(federation, "out", {"--mode", "federated", "--adapter", (out / "adapter").string()}),
                 {"another directory"}, 2);
@@ -89,8 +91,9 @@ TEST_CASE("--overwrite replaces a run when there is something to put in its plac
   write_text(out / "adapter/README.md", "mine too");
   write_text(out / ".profile.tmp-1", "mine as well");
   const auto before = contents(out);
-  check_refused(short_run(federation, "out", {"--mode", "federated", "--overwrite", "--lr", "1e30", "--local-steps", "9"}),
-                {"finite"});
+  check_refused(
+      short_run(federation, "out", {"--mode", "federated", "--overwrite", "--lr", "1e30", "--local-steps", "9"}),
+      {"finite"});
   CHECK(contents(out) == before);
   const Finished other = short_run(federation, "out", {"--mode", "head", "--overwrite"});
   INFO(other.err);
@@ -107,14 +110,16 @@ TEST_CASE("--overwrite replaces a run when there is something to put in its plac
 
 TEST_CASE("files of somebody else's under our names are refused, others are left alone") {
   const Federation federation;
-  for (const std::string name : {"summary.json", "metrics.csv", "adapter/adapter_config.json", "adapter-head/x", "state"}) {
+  for (const std::string name :
+       {"summary.json", "metrics.csv", "adapter/adapter_config.json", "adapter-head/x", "state"}) {
     INFO(name);
     const std::string out = "mine-" + name.substr(0, 7);
     const fs::path file = federation.scratch.path() / out / name;
     fs::create_directories(file.parent_path());
     write_text(file, "{}");
     for (const std::string more : {"--threads=1", "--overwrite", "--resume"}) {
-      check_refused(short_run(federation, out, {more}), {name.substr(0, name.find('/')), "no run of this program left there"});
+      check_refused(short_run(federation, out, {more}),
+                    {name.substr(0, name.find('/')), "no run of this program left there"});
       CHECK(read_text(file) == "{}");
     }
   }
@@ -139,8 +144,9 @@ TEST_CASE("every run's adapter is called what it is, and is there from its first
     REQUIRE(short_run(federation, mode, {"--mode", mode}).status == 0);
     for (const std::string& one : names) CHECK(fs::exists(root / mode / one) == (one == name));
     if (name.empty()) continue;
-    const Finished predict = run_program(root, "predict", {"--model", stories, "--adapter", (root / mode / name).string(),
-                                                           "--file", federation.test.string(), "--label-column", "label"});
+    const Finished predict = run_program(root, "predict",
+                                         {"--model", stories, "--adapter", (root / mode / name).string(), "--file",
+                                          federation.test.string(), "--label-column", "label"});
     INFO(predict.err);
     REQUIRE(predict.status == 0);
     const Json last = Json::parse(predict.out.substr(predict.out.rfind("{\"accuracy")));
@@ -151,7 +157,8 @@ TEST_CASE("every run's adapter is called what it is, and is there from its first
   while (federation.rows("killed") < 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   run.signal(SIGKILL);
   run.wait();
-  CHECK(run_program(root, "predict", {"--model", stories, "--adapter", (root / "killed/adapter").string(), "--file", "-"}, "a cat\n")
+  CHECK(run_program(root, "predict",
+                    {"--model", stories, "--adapter", (root / "killed/adapter").string(), "--file", "-"}, "a cat\n")
             .status == 0);
   check_refused(federation.run("killed", {"--mode", "federated", "--rounds", "1000"}),
                 {"an unfinished run (federated, ", " of 1000 rounds) with the same options"});
@@ -161,7 +168,8 @@ TEST_CASE("two runs never write to one directory at a time") {
   const Federation federation;
   const fs::path out = federation.scratch.path() / "out", elsewhere = federation.scratch.path() / "elsewhere";
   fs::create_directory(elsewhere);
-  Program first(federation.scratch.path(), "federation", federation.arguments("out", {"--mode", "federated", "--rounds", "1000"}));
+  Program first(federation.scratch.path(), "federation",
+                federation.arguments("out", {"--mode", "federated", "--rounds", "1000"}));
   while (federation.rows("out") < 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   for (const std::string more : {"--resume", "--overwrite"})
     check_refused(run_program(elsewhere, "federation", federation.arguments("out", {"--mode", "federated", more})),
@@ -176,10 +184,10 @@ TEST_CASE("--resume takes the options of the run there, from any directory") {
   const fs::path root = federation.scratch.path(), elsewhere = root / "elsewhere";
   fs::create_directory(elsewhere);
   const std::string out = (root / "out").string();
-  const std::vector<std::string> all = {"--train", "train.csv", "--test",   "test.csv",  "--clients",     "3",
-                                        "--mode",  "federated", "--rounds", "1",         "--local-steps", "1",
-                                        "--lr",    "0.002",     "--seed",   "11",        "--out",         "out",
-                                        "--header", "yes",      "--text-column", "text", "--threads",     "1"};
+  const std::vector<std::string> all = {"--train",  "train.csv", "--test",        "test.csv", "--clients",     "3",
+                                        "--mode",   "federated", "--rounds",      "1",        "--local-steps", "1",
+                                        "--lr",     "0.002",     "--seed",        "11",       "--out",         "out",
+                                        "--header", "yes",       "--text-column", "text",     "--threads",     "1"};
   REQUIRE(run_program(root, "federation", all).status == 0);
   const auto resume = [&](std::vector<std::string> more) {
     more.insert(more.begin(), {"--resume", "--out", out});

@@ -183,14 +183,15 @@ inline bool is_column_name(std::string_view text) {
 /// labels are numbers, or they all come again and again over texts of several words.
 inline bool first_row_was_header(const Table& table, std::span<const std::string> taken) {
   static const std::set<std::string, std::less<>> texts = {
-      "text",    "texts",   "sentence", "sentence1", "sentence2", "premise", "hypothesis", "question", "question1",
+      "text",    "texts",   "sentence", "sentence1", "sentence2", "premise", "hypothesis",  "question",  "question1",
       "content", "comment", "review",   "tweet",     "message",   "title",   "description", "utterance", "document"};
-  static const std::set<std::string, std::less<>> labels = {"label",    "labels",    "class",  "classes", "category",
-                                                            "category_id", "label_id", "target", "topic", "sentiment",
-                                                            "intent",   "domain",    "gold_label", "stars", "rating"};
+  static const std::set<std::string, std::less<>> labels = {
+      "label", "labels",    "class",  "classes", "category",   "category_id", "label_id", "target",
+      "topic", "sentiment", "intent", "domain",  "gold_label", "stars",       "rating"};
   if (!std::all_of(taken.begin(), taken.end(), is_column_name)) return false;
   const auto named = [&](const auto& names) {
-    return std::any_of(taken.begin(), taken.end(), [&](const auto& cell) { return names.contains(folded_label(cell)); });
+    return std::any_of(taken.begin(), taken.end(),
+                       [&](const auto& cell) { return names.contains(folded_label(cell)); });
   };
   if (table.label.empty())
     return named(texts) && std::count(table.text.begin(), table.text.end(), table.text.front()) == 1;
@@ -214,7 +215,8 @@ inline std::string separator_hint(const Record& first, const std::string& file) 
   const bool tabs = file.ends_with("tsv") || file.ends_with("TSV");
   if (!tabs && row.find('\t') != std::string::npos) return "; it holds tabs: is it a .tsv file?";
   if (tabs && row.find(',') != std::string::npos) return "; it holds commas: is it a .csv file?";
-  if (row.find(';') != std::string::npos) return "; it holds semicolons: columns are apart by commas, or tabs in a .tsv file";
+  if (row.find(';') != std::string::npos)
+    return "; it holds semicolons: columns are apart by commas, or tabs in a .tsv file";
   return {};
 }
 
@@ -230,12 +232,12 @@ inline std::vector<std::size_t> locate_columns(std::span<const std::string> aske
       fail<ConfigError>(file + ", column " + name, "a number from 1, as the file is said to have no header", "a name");
     if (number > 0 && found == first.fields.end() && (!header || given == TableHeader::yes)) {
       if (number > static_cast<Index>(first.fields.size()))
-        fail<FormatError>(place,
-                          "a column " + name + (given == TableHeader::detect
-                                                    ? " (no column is asked for by name, so the file has no header)"
-                                                    : ""),
-                          std::to_string(first.fields.size()) + (first.fields.size() == 1 ? " column" : " columns") +
-                              separator_hint(first, file));
+        fail<FormatError>(
+            place,
+            "a column " + name +
+                (given == TableHeader::detect ? " (no column is asked for by name, so the file has no header)" : ""),
+            std::to_string(first.fields.size()) + (first.fields.size() == 1 ? " column" : " columns") +
+                separator_hint(first, file));
       where.push_back(static_cast<std::size_t>(number - 1));
       continue;
     }
@@ -272,9 +274,9 @@ void read_delimited(Reader reader, const TableColumns& columns, Table& table) {
   }
   if (table.text.empty()) fail<FormatError>(table.source, "rows", "a header and nothing below it");
   if (columns.header == TableHeader::detect && !header && first_row_was_header(table, taken))
-    fail<FormatError>(table.source + ", line " + std::to_string(table.line.front()),
-                      "a row of data, as columns go by number",
-                      "what looks like a header, " + quoted_list(taken) + " (header yes or header no says which it is)");
+    fail<FormatError>(
+        table.source + ", line " + std::to_string(table.line.front()), "a row of data, as columns go by number",
+        "what looks like a header, " + quoted_list(taken) + " (header yes or header no says which it is)");
 }
 
 inline void read_json_lines(JsonlReader reader, const TableColumns& columns, Table& table) {
@@ -305,7 +307,8 @@ class LabelNumbers {
     const std::string place =
         i < table_.line.size() ? ", line " + std::to_string(table_.line[i]) : ", example " + std::to_string(i);
     const auto meant = std::find_if(names_.begin(), names_.end(), [&](const std::string& name) {
-      return folded_label(name) == folded_label(label) || (whole_number(name) && whole_number(name) == whole_number(label));
+      return folded_label(name) == folded_label(label) ||
+             (whole_number(name) && whole_number(name) == whole_number(label));
     });
     fail<FormatError>(
         table_.source + place + ", label", "one of " + quoted_list(names_),
@@ -393,16 +396,16 @@ inline Table Table::select(std::span<const Index> examples) const {
 ///
 /// CSV and TSV: if any column asked for is a name, the first row is the header. If all are numbers from 1 the file has
 /// no header, unless its first row is nothing but distinct whole numbers that include all of those asked for: then
-/// these are names. A first row that would be data and can hardly be anything but a header is an error: `columns.header`
-/// says which it is. JSON Lines: columns are always names; texts are strings, labels and ids strings, numbers or
-/// booleans, kept as written.
+/// these are names. A first row that would be data and can hardly be anything but a header is an error:
+/// `columns.header` says which it is. JSON Lines: columns are always names; texts are strings, labels and ids strings,
+/// numbers or booleans, kept as written.
 ///
 /// A target is a finite number, a flag of a label 0 or 1 (or true, false), a set of labels may be empty.
 ///
 /// Throws FormatError naming file, line and column for anything that breaks the format: a row with more or fewer
 /// columns than the first, bad quoting, invalid UTF-8, NUL bytes, a missing column (with those there are), a header
-/// name asked for that comes twice, a file without rows, an empty label or id, a target or flag that is none, a label twice in a
-/// set. ConfigError when no text column is asked for, or answers of several kinds.
+/// name asked for that comes twice, a file without rows, an empty label or id, a target or flag that is none, a label
+/// twice in a set. ConfigError when no text column is asked for, or answers of several kinds.
 inline Table read_table(const Bytes& file, const TableColumns& columns) {
   if (columns.text.empty()) fail<ConfigError>(file.name, "at least one text column", "none");
   for (const std::string& name : columns.text)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a person should know of two tables before a classifier is trained on one and measured on the other: nothing of it is
-// an error, and each makes a figure mean something else than it seems to.
+// What a person should know of two tables before a classifier is trained on one and measured on the other: nothing of
+// it is an error, and each makes a figure mean something else than it seems to.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,8 @@
 
 namespace fedlora {
 
-/// Why the labels of a table look like its texts, if they do: more than half of twenty rows or more have a label of their own.
+/// Why the labels of a table look like its texts, if they do: more than half of twenty rows or more have a label of
+/// their own.
 inline std::optional<std::string> unlikely_labels(const Table& table) {
   const std::size_t names = std::set<std::string_view>(table.label.begin(), table.label.end()).size();
   if (table.size() < 20 || 2 * static_cast<Index>(names) <= table.size()) return std::nullopt;
@@ -65,9 +66,9 @@ inline Index count_shared(const Table& train, const Table& test) {
 
 }  // namespace detail
 
-/// A sentence for each thing: one label alone, in training or in testing; labels that differ in letter case, spaces or the
-/// way a number is written; a label of their own for most examples; texts without a character; test examples that were
-/// trained on, when they are a twentieth or more. Tables without labels have none of what concerns them.
+/// A sentence for each thing: one label alone, in training or in testing; labels that differ in letter case, spaces or
+/// the way a number is written; a label of their own for most examples; texts without a character; test examples that
+/// were trained on, when they are a twentieth or more. Tables without labels have none of what concerns them.
 inline std::vector<std::string> table_notes(const Table& train, const Table& test) {
   std::vector<std::string> notes;
   for (const auto& [table, use] : {std::pair(&train, "training"), std::pair(&test, "testing")}) {
@@ -78,11 +79,15 @@ inline std::vector<std::string> table_notes(const Table& train, const Table& tes
                       (table == &train ? ": there is nothing to tell apart, and an accuracy of 1 says nothing"
                                        : ": accuracy and macro F1 say nothing about the other labels"));
     if (const Index blank = detail::count_blank(*table); blank > 0)
-      notes.push_back(std::to_string(blank) + " of the " + std::to_string(table->size()) + " texts for " + use + " are empty");
+      notes.push_back(std::to_string(blank) + " of the " + std::to_string(table->size()) + " texts for " + use +
+                      " are empty");
   }
   if (const auto unlikely = unlikely_labels(train)) notes.push_back(train.source + ": " + *unlikely);
   if (const std::string alike = detail::labels_alike(train.label_names()); !alike.empty())
-    notes.push_back(train.source + " has labels that count as different and differ only in letter case, spaces or the way a number is written: " + alike);
+    notes.push_back(
+        train.source +
+        " has labels that count as different and differ only in letter case, spaces or the way a number is written: " +
+        alike);
   const Index shared = detail::count_shared(train, test);
   if (shared == test.size() && shared > 0)
     notes.push_back("every text for testing is also one for training: figures say how well these are remembered");

@@ -263,9 +263,7 @@ struct ConfigDifference {
 inline std::vector<ConfigDifference> config_differences(const Json& saved, const Json& now,
                                                         const std::set<std::string>& passed_over,
                                                         const std::string& prefix = "") {
-  const auto text = [](const Json* value) {
-    return value == nullptr ? std::string("nothing") : json_text(*value);
-  };
+  const auto text = [](const Json* value) { return value == nullptr ? std::string("nothing") : json_text(*value); };
   std::set<std::string> fields;
   for (const auto& [field, value] : saved.items()) fields.insert(field);
   for (const auto& [field, value] : now.items()) fields.insert(field);
@@ -276,7 +274,8 @@ inline std::vector<ConfigDifference> config_differences(const Json& saved, const
     const Json* const before = saved.contains(field) ? &saved[field] : nullptr;
     const Json* const after = now.contains(field) ? &now[field] : nullptr;
     if (before != nullptr && after != nullptr && before->is_object() && after->is_object()) {
-      for (auto& below : config_differences(*before, *after, passed_over, path)) differences.push_back(std::move(below));
+      for (auto& below : config_differences(*before, *after, passed_over, path))
+        differences.push_back(std::move(below));
     } else if (before == nullptr || after == nullptr || (*before != *after && text(before) != text(after))) {
       differences.push_back({path, text(before), text(after)});
     }
