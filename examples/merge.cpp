@@ -35,6 +35,14 @@ std::shared_ptr<const AdapterLayout> layout_of(const Pretrained<Arch, B>& base, 
   return SequenceClassifier<Arch, B>(base, options, adapter.lora).layout();
 }
 
+/// A checkpoint there may be the only copy of somebody's.
+void refuse_taken(const std::string& out) {
+  std::error_code error;
+  if (std::filesystem::is_directory(out, error) && !std::filesystem::is_empty(out, error))
+    fail<ConfigError>(out, "a new or an empty directory (--out); --overwrite replaces the files of a checkpoint there",
+                      FileSet::directory(out).listing());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -42,10 +50,13 @@ int main(int argc, char** argv) {
                "fedlora-merge");
   set_conventions(app);
   std::string model, adapter, out;
+  bool overwrite = false;
   app.add_option("--model", model, "Directory or org/name in the Hugging Face cache")->required();
   app.add_option("--adapter", adapter, "PEFT adapter")->required();
-  app.add_option("--out", out, "Directory to write")->required();
+  app.add_option("--out", out, "Directory to write, new or empty")->required();
+  app.add_flag("--overwrite", overwrite, "Replace the files of a checkpoint there");
   return run_program(app, argc, argv, [&] {
+    if (!overwrite) refuse_taken(out);
     const FileSet files = model_files(model), adapter_files = FileSet::directory(adapter);
     const PeftConfig config = read_peft_config(adapter_files);
     with_pretrained(CpuBackend<float>(), files, [&]<class Arch, class B>(const Pretrained<Arch, B>& base) {

@@ -32,7 +32,7 @@ std::vector<std::string> given_arguments(const CLI::App& app) {
     if (paths.contains(name) || (name == "--model" && fs::is_directory(value, error)))
       value = fs::absolute(value).string();
     arguments.push_back(name);
-    arguments.push_back(std::move(value));
+    if (option->get_items_expected_max() > 0) arguments.push_back(std::move(value));
   }
   return arguments;
 }

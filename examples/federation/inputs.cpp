@@ -249,6 +249,18 @@ std::vector<std::string> column_names(const std::vector<std::string>& labels) {
   return names;
 }
 
+/// "20 clients of 31 to 2,042 examples, median 598", and how many have a single one to learn from.
+std::string sizes_line(const Partition& partition) {
+  std::vector<Index> sizes;
+  for (const auto& examples : partition) sizes.push_back(static_cast<Index>(examples.size()));
+  std::sort(sizes.begin(), sizes.end());
+  const auto single = std::count(sizes.begin(), sizes.end(), 1);
+  if (sizes.size() == 1) return {};
+  return grouped(static_cast<Index>(sizes.size())) + " clients of " + grouped(sizes.front()) + " to " + grouped(sizes.back()) +
+         " examples, median " + grouped(sizes[(sizes.size() - 1) / 2]) +
+         (single == 0 ? "" : "; " + grouped(single) + (single == 1 ? " has" : " have") + " a single one") + "\n";
+}
+
 }  // namespace
 
 std::string partition_table(const Inputs& inputs) {
@@ -283,7 +295,7 @@ std::string partition_table(const Inputs& inputs) {
                                                                       : "";
   out += text.text();
   if (shown_clients < table.clients) out += "and " + std::to_string(table.clients - shown_clients) + " clients more\n";
-  return out;
+  return out + sizes_line(inputs.partition);
 }
 
 }  // namespace fedlora::examples

@@ -208,8 +208,11 @@ void OutputDirectory::judge(const EarlierRun& run, Earlier earlier, const Json& 
           run.broken + "\nThe run in " + path_.string() +
           " cannot go on from this file. Nothing was changed; to start anew: --overwrite, or another --out.");
     for (const auto& [mode, state] : run.states)
-      for (const ConfigDifference& one : config_differences(state.config, config, may_differ()))
-        fail<ConfigError>("resume, field " + one.field, one.saved + ", as the saved run has it", one.now);
+      for (const auto& [field, saved, now] : config_differences(state.config, config, may_differ())) {
+        const bool digest = field.ends_with("_sha256");
+        fail<ConfigError>("resume, field " + field, saved + ", as the saved run has it",
+                          now + (digest ? ": a file with something else in it" : ""));
+      }
     return;
   }
   const std::string choices =

@@ -147,15 +147,20 @@ inline std::string result_table(const Json& summary, const Measures& measures) {
                                    {"local", "local-only clients (mean)"},
                                    {"federated", "federated"},
                                    {"centralised", "centralised"}}) {
-    if (!summary.contains(mode)) continue;
-    const Json& run = summary[mode];
-    const auto bytes = [&](const char* field) {
-      const auto count = run[field].get<std::int64_t>();
-      return count == 0 ? std::string("-") : bytes_text(count);
+    const Json run = summary.value(mode, Json());
+    if (!run.is_object()) continue;
+    const auto field = [&](const std::string& of) {  // as a file has it, which may be anything
+      const Json value = run.value(of, Json());
+      return value.is_number() ? value : Json();
+    };
+    const auto bytes = [&](const char* of) {
+      const Json count = field(of);
+      return count.is_null() || count == 0 ? std::string("-") : bytes_text(count.get<std::int64_t>());
     };
     std::vector<std::string> row = {name};
-    for (const Metric& metric : measures.shown) row.push_back(Measures::text(run[std::string(metric.name)]));
-    row.insert(row.end(), {bytes("bytes_up"), bytes("bytes_down"), decimals(run["seconds"].get<double>(), 1)});
+    for (const Metric& metric : measures.shown) row.push_back(Measures::text(field(std::string(metric.name))));
+    const Json seconds = field("seconds");
+    row.insert(row.end(), {bytes("bytes_up"), bytes("bytes_down"), seconds.is_null() ? "-" : decimals(seconds.get<double>(), 1)});
     table.add(std::move(row));
   }
   return table.text();

@@ -292,7 +292,7 @@ TEST_CASE("a natural partition has a client per name") {
   REQUIRE(run.status == 0);
   CHECK(federation.summary("out")["config"]["clients"] == 3);
   CHECK(run.out.find("person2") != std::string::npos);
-  CHECK(run.out.find("per round of 3 clients: about ") != std::string::npos);
+  CHECK(run.out.find("3 clients of 16 to 16 examples, median 16\n") != std::string::npos);
 }
 
 }  // namespace

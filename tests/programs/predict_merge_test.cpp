@@ -122,7 +122,10 @@ TEST_CASE("the merged checkpoint is a classifier of its own with the same logits
         CHECK(std::abs(together[i]["logits"][j].get<double>() - apart[i]["logits"][j].get<double>()) < 1e-5);
     }
     const Finished onto_itself =
-        adapted.program("merge", {"--model", merged, "--adapter", adapted.adapter, "--out", merged});
+        adapted.program("merge", {"--model", merged, "--adapter", adapted.adapter, "--out", merged, "--overwrite"});
+    const Finished again = adapted.program("merge", {"--model", adapted.model, "--adapter", adapted.adapter, "--out", merged});
+    CHECK(again.status == 1);
+    CHECK(again.err.find("a new or an empty directory (--out); --overwrite replaces") != std::string::npos);
     CHECK(onto_itself.status == 1);
     CHECK(onto_itself.err.find("another directory than the base model's") != std::string::npos);
   }
