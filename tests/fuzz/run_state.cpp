@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "fuzz/checksum.hpp"
 #include "fuzz/framing.hpp"
 #include "fuzz/small_layout.hpp"
 #include "fuzz/target.hpp"
@@ -21,7 +22,7 @@ inline std::string state_file(std::string_view input) {
   };
   std::string json = contents("state.json");
   std::replace(json.begin(), json.end(), '\n', ' ');
-  return safetensors_of_listing("@fedlora_run_state " + json + "\n" + contents("tensors"));
+  return with_checksum(safetensors_of_listing("@fedlora_run_state " + json + "\n" + contents("tensors")));
 }
 
 const Target run_state_target("run_state", [](std::string_view input) {

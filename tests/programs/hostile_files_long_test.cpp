@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "fuzz/checksum.hpp"
 #include "fuzz/framing.hpp"
 #include "program.hpp"
 
@@ -257,6 +258,7 @@ std::string disturb(FileContents& files, const Command& command, const std::vect
       const bool header = name.ends_with(".safetensors") && chance.below(4) > 0;
       for (std::size_t edits = 1 + chance.below(3); edits-- > 0;)
         header ? change_header(victim->second, chance) : change(victim->second, chance);
+      if (name.starts_with("out/state/") && chance.below(4) > 0) victim->second = fuzz::with_checksum(victim->second);
       done += " changed " + name;
     }
   }

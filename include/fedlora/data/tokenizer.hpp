@@ -91,7 +91,8 @@ class Tokenizer {
     return finish(std::move(parts), options);
   }
 
-  /// The text of some tokens; ids that no token has are passed over.
+  /// The text of some tokens; ids that no token has are passed over. \throws FormatError when the files ask for a text
+  /// that is many times as long.
   std::string decode(std::span<const std::int32_t> ids, bool skip_special_tokens = true) const {
     std::vector<std::string> tokens;
     tokens.reserve(ids.size());
