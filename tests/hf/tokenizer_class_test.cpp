@@ -231,6 +231,12 @@ TEST_CASE("What transformers does in silence is said") {
                       {"tokenizer_config.json", bert},
                       {"added_tokens.json", R"({"<X>": 9, "<x>": 10})"}}),
             {"the token '<x>' (10) is never found", "normalised form '<x>'"});
+  Json words = Json::parse(word_piece_json);
+  words["added_tokens"] = {{{"id", 9}, {"content", "<y>"}}};
+  check_one(
+      warnings(
+          {{"tokenizer.json", words.dump()}, {"tokenizer_config.json", bert}, {"added_tokens.json", R"({"<x>": 9})"}}),
+      {"dir/added_tokens.json, token '<x>': the token '<x>' (9) is passed over", "in tokenizer.json another"});
   Json json = Json::parse(byte_level_json);
   json["normalizer"] = {{"type", "NFKC"}};
   check_one(warnings({{"tokenizer.json", json.dump()}, {"tokenizer_config.json", of_class("GPT2Tokenizer")}}),

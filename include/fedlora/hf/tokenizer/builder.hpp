@@ -150,7 +150,8 @@ class TokenizerBuilder {
     add_tokens();
     set_special_tokens();
     set_flags();
-    note_numbers(parts_, numbered_);
+    note_numbers(parts_, numbered_.tokens);
+    note_overruled();
     note_never_found(parts_);
   }
 
@@ -201,8 +202,7 @@ class TokenizerBuilder {
     for (std::size_t i = 0; i < token_roles.size(); ++i) {
       auto named = settings_.token(token_roles[i]);
       if (named && *named) {
-        for (const NumberedToken& token : numbered_)
-          if (token.named.token.content == (*named)->token.content) *named = token.named;
+        if (const NamedToken* beside = numbered_.find((*named)->token.content)) *named = *beside;
       }
       roles_[i] = named ? *std::move(named) : own_token(i);
     }
@@ -232,7 +232,7 @@ class TokenizerBuilder {
       for (const NumberedToken& token : read_added_tokens(*files_.root())) known.insert(token.named.token.content);
     }
     std::vector<NamedToken> batch;
-    for (const NumberedToken& token : numbered_) {
+    for (const NumberedToken& token : numbered_.tokens) {
       known.insert(token.named.token.content);
       batch.push_back(token.named);
     }
@@ -299,8 +299,7 @@ class TokenizerBuilder {
     }
     const std::string& content = named->token.content;
     const std::int32_t id = parts_.find(content);
-    const auto numbers = [&](const NumberedToken& token) { return token.named.token.content == content; };
-    if (parts_.vocabulary().find(content) >= 0 || std::any_of(numbered_.begin(), numbered_.end(), numbers)) return id;
+    if (parts_.vocabulary().find(content) >= 0 || numbered_.find(content) != nullptr) return id;
     if (guessed_) {
       fail<FormatError>(parts_.vocabulary_source, "the special token " + in_quotes(content), "a vocabulary without it");
     }
@@ -368,13 +367,24 @@ class TokenizerBuilder {
     }
   }
 
+  void note_overruled() {
+    for (const NumberedToken& token : numbered_.overruled) {
+      const AddedToken& given = token.named.token;
+      const std::int32_t id = parts_.find(given.content);
+      parts_.warnings.push_back(given.source + ": the token " + in_quotes(given.content) + " (" +
+                                std::to_string(token.id) + ") is " +
+                                (id < 0 ? "passed over" : "numbered " + std::to_string(id)) +
+                                ", as in transformers: in tokenizer.json another token has its id");
+    }
+  }
+
   const TokenizerFiles& files_;
   const TokenizerSettings& settings_;
   const TokenizerClass& kind_;
   const std::string& because_;
   const bool guessed_;
   TokenizerParts parts_;
-  std::vector<NumberedToken> numbered_;
+  NumberedTokens numbered_;
   std::array<std::optional<NamedToken>, token_roles.size()> roles_;
 };
 

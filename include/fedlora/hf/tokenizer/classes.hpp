@@ -7,7 +7,6 @@
 
 #include <array>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -306,7 +305,8 @@ inline ChosenTokenizerClass choose_tokenizer_class(const FileSet& files, const T
       !registered.empty() && !is_listed(hints.model_type, tokenizer_types_without_configuration);
   if (has_code && !hints.names_wrong_class() && !has_configuration &&
       (named.empty() || !resolved_tokenizer_class(named))) {
-    fail<ConfigError>(config.file + ", field auto_map", "a tokenizer of transformers itself, or tokenizer.json alone",
+    fail<ConfigError>(config.file + ", field auto_map",
+                      "a tokenizer of transformers itself (without this field tokenizer.json is read alone)",
                       "one in code of the checkpoint's own, which is not run");
   }
   if (!hub.empty()) return built(hub, by_name);

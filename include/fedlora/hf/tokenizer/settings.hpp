@@ -73,7 +73,23 @@ inline constexpr std::array<std::string_view, 7> token_roles = {"bos_token", "eo
 /// A token with the id that a file gives it. Ids are not followed, only the order that they stand for.
 struct NumberedToken {
   std::int32_t id = 0;
-  NamedToken named;
+  NamedToken named = {};
+};
+
+/// The tokens that stand beside a vocabulary, by id. Of two files that give an id to different tokens tokenizer.json
+/// counts: the other token is overruled.
+struct NumberedTokens {
+  std::vector<NumberedToken> tokens = {}, overruled = {};
+
+  /// The token of that content, or null.
+  const NamedToken* find(std::string_view content) const {
+    const NamedToken* found = nullptr;
+    for (const auto* list : {&overruled, &tokens}) {
+      for (const NumberedToken& token : *list)
+        if (token.named.token.content == content) found = &token.named;
+    }
+    return found;
+  }
 };
 
 /// The added_tokens of tokenizer.json, by id.
@@ -164,22 +180,20 @@ class TokenizerSettings {
 
   bool has_added_tokens_decoder() const { return config_.contains("added_tokens_decoder"); }
 
-  /// The tokens that stand beside the vocabulary, by the ids that the files give them. \throws FormatError when one id
-  /// is given to two tokens, naming both places.
-  std::vector<NumberedToken> added_tokens(const std::vector<NumberedToken>& of_tokenizer_json) const {
-    std::map<std::int32_t, NumberedToken> out;
+  /// The tokens that stand beside the vocabulary. \throws FormatError when one file gives an id to two tokens.
+  NumberedTokens added_tokens(const std::vector<NumberedToken>& of_tokenizer_json) const {
+    std::map<std::int32_t, NumberedToken> by_id;
     const auto take = [&](NumberedToken token) {
-      const auto [at, is_new] = out.try_emplace(token.id, token);
-      const NamedToken& earlier = at->second.named;
-      if (!is_new && earlier.token.content != token.named.token.content) {
+      const auto [at, is_new] = by_id.try_emplace(token.id, token);
+      const AddedToken& earlier = at->second.named.token;
+      if (!is_new)
         fail<FormatError>(token.named.token.source,
-                          "another id than " + in_quotes(earlier.token.content) + " has in " + earlier.token.source,
+                          "another id than " + in_quotes(earlier.content) + " has in " + earlier.source,
                           std::to_string(token.id));
-      }
-      at->second = std::move(token);
     };
+    NumberedTokens out;
     if (const auto decoder = config().child("added_tokens_decoder")) {
-      for (const auto& [key, value] : object(*decoder).items()) {
+      for (const auto& [key, value] : decoder->value.items()) {
         const JsonNode node{value, decoder->file, decoder->path_of(key)};
         if (!value.is_object()) fail<FormatError>(node.where(), "an object with the content of a token", shown(value));
         take({id_of(key, node), read_named_token(node)});
@@ -188,18 +202,22 @@ class TokenizerSettings {
       const std::set<std::string> special = special_contents();
       for (const auto& [content, value] : added_.items()) {
         const std::string where = added_file_ + ", token " + in_quotes(content);
-        NumberedToken token{json_convert<std::int32_t>(value, where), {}};
+        NumberedToken token{json_convert<std::int32_t>(value, where)};
         if (token.id < 0) fail<FormatError>(where, "an id from 0", std::to_string(token.id));
         const bool is_special = special.contains(content);
         token.named.token = {.content = content, .special = is_special, .normalized = !is_special, .source = where};
         token.named.says_normalized = true;
         take(std::move(token));
       }
-      for (const NumberedToken& token : of_tokenizer_json) take(token);
+      for (const NumberedToken& token : of_tokenizer_json) {
+        const auto [at, is_new] = by_id.try_emplace(token.id, token);
+        if (is_new) continue;
+        if (at->second.named.token.content != token.named.token.content) out.overruled.push_back(at->second);
+        at->second = token;
+      }
     }
-    std::vector<NumberedToken> tokens;
-    for (auto& [id, token] : out) tokens.push_back(std::move(token));
-    return tokens;
+    for (auto& [id, token] : by_id) out.tokens.push_back(std::move(token));
+    return out;
   }
 
  private:
@@ -209,11 +227,6 @@ class TokenizerSettings {
     out = parse_json(*bytes);
     if (!out.is_object()) fail<FormatError>(bytes->name, "an object", shown(out));
     return bytes->name;
-  }
-
-  static const Json& object(const JsonNode& node) {
-    if (!node.value.is_object()) fail<FormatError>(node.where(), "an object", shown(node.value));
-    return node.value;
   }
 
   static std::int32_t id_of(const std::string& key, const JsonNode& node) {
@@ -250,7 +263,7 @@ class TokenizerSettings {
     std::vector<std::pair<std::string, NamedToken>> out;
     const auto take = [&](const Json& value, const std::string& role, const std::string& path) {
       NamedToken token = read_named_token({value, node.file, path});
-      if (is_of_map(node)) token.token.special = true;
+      if (is_of_map(node) || (value.is_object() && !value.contains("__type"))) token.token.special = true;
       out.emplace_back(role, std::move(token));
     };
     if (!node.value.is_structured())
