@@ -60,7 +60,7 @@ int main(int argc, char** argv) {
     const FileSet files = model_files(model), adapter_files = FileSet::directory(adapter);
     const PeftConfig config = read_peft_config(adapter_files);
     with_pretrained(CpuBackend<float>(), files, [&]<class Arch, class B>(const Pretrained<Arch, B>& base) {
-      const auto layout = layout_of(base, config, task_of(base.config(), files, Arch::causal, config, adapter));
+      const auto layout = layout_of(base, config, task_of(base, files, config, adapter));
       std::vector<std::string> notes = base.warnings;
       save_merged<Arch>(files, load_peft<double>(adapter_files, layout, &notes), out);
       const std::optional<Pooling> pooling = layout->context.pooling;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // fedlora-predict: a text in, a JSON object out, a line each.
 //
-// A classifier gives {"label": name, "logits": […]}; for regression {"prediction": number, or numbers of several outputs,
-// "logits"}; for multi-label {"labels": [those above one half], "probabilities": […], "logits"}. A language model gives
-// {"nll": mean per predicted token in nats, "tokens": predicted tokens}; a text of a single token predicts nothing: {"nll":
-// null, "tokens": 0}. With --label-column the last line holds the measures by name, "loss", "examples", "labels" and, where a
-// text has one label, "confusion" ([true][predicted]), which also goes to standard error as a table.
+// A classifier gives {"label": name, "logits": […]}; for regression {"prediction": number, or numbers of several
+// outputs, "logits"}; for multi-label {"labels": [those above one half], "probabilities": […], "logits"}. A language
+// model gives
+// {"nll": mean per predicted token in nats, "tokens": predicted tokens}; a text of a single token predicts nothing:
+// {"nll": null, "tokens": 0}. With --label-column the last line holds the measures by name, "loss", "examples",
+// "labels" and, where a text has one label, "confusion" ([true][predicted]), which also goes to standard error as a
+// table.
 #include <iostream>
 #include <iterator>
 #include <string>
@@ -45,15 +47,16 @@ Table read_texts(const std::string& file, const TableColumns& columns) {
   return table;
 }
 
-/// Calls the table's labels by the names of the head's rows (data/labels.hpp), and says so where names alone did not tell.
-/// \throws FormatError naming the line of a label that has no row.
+/// Calls the table's labels by the names of the head's rows (data/labels.hpp), and says so where names alone did not
+/// tell. \throws FormatError naming the line of a label that has no row.
 void name_labels(Table& table, const std::vector<std::string>& head) {
   const std::vector<std::string> labels = table.label_names();
   if (labels.empty()) return;
   LabelMatch match = match_labels(head, labels);
   if (!match && table.label_sets.empty()) table.label_ids(head);
   if (!match) table.label_set_ids(head);
-  if (match.rule != LabelRule::name) std::cerr << "note: labels of " << table.source << ": " << label_rows_text(match, head, labels) << '\n';
+  if (match.rule != LabelRule::name)
+    std::cerr << "note: labels of " << table.source << ": " << label_rows_text(match, head, labels) << '\n';
   match.names = head;
   table.name_labels(labels, match);
 }
@@ -88,7 +91,8 @@ Predictor load(const PredictorOptions& options) {
 
 int main(int argc, char** argv) {
   CLI::App app(
-      "Reads texts and writes a JSON object per text: logits and label, labels with probabilities, or a number; for a language\n"
+      "Reads texts and writes a JSON object per text: logits and label, labels with probabilities, or a number; for a "
+      "language\n"
       "model nll and tokens.",
       "fedlora-predict");
   set_conventions(app);
@@ -97,9 +101,11 @@ int main(int argc, char** argv) {
   TableColumns columns;
   app.add_option("--model", options.model, "Directory or org/name in the Hugging Face cache")->required();
   app.add_option("--adapter", options.adapter, "PEFT adapter");
-  app.add_option("--file", file, "Table (.csv, .tsv, .jsonl), or any other file with a text per line; - is standard input")
+  app.add_option("--file", file,
+                 "Table (.csv, .tsv, .jsonl), or any other file with a text per line; - is standard input")
       ->required();
-  app.add_option("--text-column", text_column, "Name, or number from 1 without a header; several, comma between, are joined")
+  app.add_option("--text-column", text_column,
+                 "Name, or number from 1 without a header; several, comma between, are joined")
       ->capture_default_str();
   declare_header(app, header);
   app.add_option("--text-pair-column", columns.text_pair, "The second text of a pair");
@@ -135,10 +141,14 @@ int main(int argc, char** argv) {
     Evaluation evaluation;
     for (const std::string& note : predictor.notes) std::cerr << note_line(note) << '\n';
     if (labelled && predictor.problem_type != ProblemType::regression) name_labels(table, predictor.labels);
-    for (const Json& line : predictor.predict(table, labelled ? &evaluation : nullptr)) std::cout << line.dump() << '\n';
+    std::vector<std::string> notes;
+    const std::vector<Json> lines = predictor.predict(table, labelled ? &evaluation : nullptr, notes);
+    for (const std::string& note : notes) std::cerr << note_line(table.source + ": " + note) << '\n';
+    for (const Json& line : lines) std::cout << line.dump() << '\n';
     if (labelled) {
       Json last = {{"examples", evaluation.examples}, {"labels", predictor.labels}};
-      for (const std::string& field : measures.fields()) last[field] = Measures::json(measures.value(evaluation, field));
+      for (const std::string& field : measures.fields())
+        last[field] = Measures::json(measures.value(evaluation, field));
       if (!evaluation.confusion.empty()) last["confusion"] = evaluation.confusion;
       std::cout << last.dump() << std::endl;
       std::cerr << measures.line(last) << ", " << evaluation.examples << " texts\n";

@@ -67,16 +67,12 @@ std::string traffic_line(const Model& model, const Options& options, Index clien
 
 /// How long the texts are, and how many may have been cut.
 inline std::string length_line(const Dataset& data, Index max_tokens) {
-  Index longest = 0, at_limit = 0;
-  for (Index i = 0; i < data.size(); ++i) {
-    longest = std::max(longest, data.length(i));
-    at_limit += data.length(i) == max_tokens ? 1 : 0;
-  }
+  Index longest = 0;
+  for (Index i = 0; i < data.size(); ++i) longest = std::max(longest, data.length(i));
+  const std::string cut = cut_note(data, max_tokens);
   const double mean = static_cast<double>(data.tokens.size()) / static_cast<double>(std::max<Index>(1, data.size()));
   return "tokens per text: mean " + decimals(mean, 1) + ", longest " + std::to_string(longest) +
-         (at_limit == 0 ? "" : "; " + std::to_string(at_limit) + " texts reach the limit of " + std::to_string(max_tokens) +
-                                   ", where longer ones are cut") +
-         "\n";
+         (cut.empty() ? "" : "; " + cut) + "\n";
 }
 
 /// What is predicted, and the first example.

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "command_line.hpp"
+#include "fedlora/data/table_notes.hpp"
 #include "fedlora/hf/task.hpp"
 #include "fedlora/lora/classifier.hpp"
 #include "fedlora/lora/language_model.hpp"
@@ -32,6 +33,11 @@ inline void check_finite(double value, const Table& table, Index example) {
 inline Index longest_text(const PredictorOptions& options, const ModelConfig& config) {
   const Index adapted = options.adapter_config ? options.adapter_config->context.max_tokens : 0;
   return options.max_tokens.value_or(std::min(adapted, config.max_positions));
+}
+
+/// Adds what a person should know of the encoded texts.
+inline void note_cut_texts(const Dataset& data, Index max_tokens, std::vector<std::string>& notes) {
+  if (std::string note = cut_note(data, max_tokens); !note.empty()) notes.push_back(std::move(note));
 }
 
 /// The adapter over the model, with what a person should be told; without one, the model's own head.
@@ -81,8 +87,10 @@ Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& opti
     fail<ConfigError>(options.model, "a checkpoint with a classification head, or an adapter", model->notes().front());
   std::vector<std::string> notes = model->base().warnings;
   const auto adapter = adapter_for(*model, options, notes);
-  const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation* evaluation) {
+  const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation* evaluation,
+                                                                    std::vector<std::string>& said) {
     const Dataset data = model->encode(table, threads);
+    note_cut_texts(data, model->max_tokens(), said);
     const std::vector<T> logits = model->logits(*adapter, data, threads);
     const std::vector<std::string>& names = model->labels();
     std::vector<Json> lines;
@@ -107,9 +115,12 @@ Predictor make_language_model(Pretrained<Arch, B> base, const PredictorOptions& 
     const auto model = std::make_shared<const Model>(std::move(base), LanguageModelOptions{max_tokens, 0.0}, lora);
     std::vector<std::string> notes = model->base().warnings;
     const auto adapter = adapter_for(*model, options, notes);
-    const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation*) {
+    const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation*,
+                                                                      std::vector<std::string>& said) {
+      const Dataset data = model->encode(table, threads);
+      note_cut_texts(data, model->max_tokens(), said);
       std::vector<Json> lines;
-      for (const auto& loss : model->losses(*adapter, model->encode(table, threads), threads)) {
+      for (const auto& loss : model->losses(*adapter, data, threads)) {
         check_finite(loss.nll, table, static_cast<Index>(lines.size()));
         const Json mean = loss.tokens > 0 ? Json(loss.nll / static_cast<double>(loss.tokens)) : Json(nullptr);
         lines.push_back({{"nll", mean}, {"tokens", loss.tokens}});
@@ -127,8 +138,7 @@ Predictor make_predictor(Pretrained<Arch, B> base, const PredictorOptions& optio
     lora = options.adapter_config->lora;
   else
     lora.head_only = true;
-  if (task_of(base.config(), model_files(options.model), Arch::causal, options.adapter_config, options.adapter) ==
-      TaskType::causal_lm)
+  if (task_of(base, model_files(options.model), options.adapter_config, options.adapter) == TaskType::causal_lm)
     return make_language_model(std::move(base), options, std::move(lora));
   return make_classifier(std::move(base), options, std::move(lora));
 }

@@ -22,7 +22,7 @@ namespace fedlora::fuzz {
 template <class Arch, class B>
 std::shared_ptr<const AdapterLayout> adapter_layout(const Pretrained<Arch, B>& base, const FileSet& files,
                                                     const PeftConfig& adapter) {
-  const TaskType task = task_of(base.config(), files, Arch::causal, adapter, files.name());
+  const TaskType task = task_of(base, files, adapter, files.name());
   const Index max_tokens = std::min(adapter.context.max_tokens, base.config().max_positions);
   if constexpr (Arch::causal)
     if (task == TaskType::causal_lm)

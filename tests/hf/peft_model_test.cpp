@@ -69,7 +69,7 @@ std::vector<double> answers(const Base& base, const FileSet& files, const fs::pa
   using Arch = typename std::remove_cvref_t<decltype(*base.transformer)>::Arch;
   using B = CpuBackend<double, EigenGemm>;
   const PeftConfig config = read_peft_config(adapter);
-  const TaskType task = task_of(base.config(), files, Arch::causal, config, adapter.string());
+  const TaskType task = task_of(base, files, config, adapter.string());
   std::vector<double> result;
   if (task == TaskType::sequence_classification) {
     const SequenceClassifier<Arch, B> model(base, {.labels = adapter_labels(config, {}), .base_dropout = 0.0},

@@ -135,8 +135,11 @@ TEST_CASE("what an adapter is for is told by task_type, auto_mapping, then the b
   ModelConfig config;
   const FileSet model = FileSet::memory("base", {});
   std::optional<PeftConfig> adapter;
-  const auto task = [&](bool causal = true) { return task_of(config, model, causal, adapter, "adapter"); };
+  const auto task = [&](bool causal = true, bool has_head = false) {
+    return task_of(config, model, causal, has_head, adapter, "adapter");
+  };
   check_error<ConfigError>(task, {"base/config.json, field architectures", "an adapter whose task_type says"});
+  CHECK(task(true, true) == TaskType::sequence_classification);
   config.architectures = {"LlamaModel", "LlamaForCausalLM"};
   CHECK(task() == TaskType::causal_lm);
   adapter.emplace();
@@ -154,7 +157,7 @@ TEST_CASE("what an adapter is for is told by task_type, auto_mapping, then the b
   }
   adapter->base_class.clear();
   config.architectures = {"BertForMaskedLM"};
-  check_error<ConfigError>([&] { task(false); },
+  check_error<ConfigError>([&] { task(false, true); },  // a head for tokens has the same name
                            {"base/config.json, field architectures",
                             "task_type SEQ_CLS or CAUSAL_LM in adapter/adapter_config.json", "BertForMaskedLM"});
   config.architectures = {"BertLMHeadModel"};

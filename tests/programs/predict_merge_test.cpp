@@ -67,6 +67,18 @@ struct Adapted {
   }
 };
 
+TEST_CASE("predict says how many texts may have been cut") {
+  const Adapted adapted;
+  const auto said = [&](const std::string& limit) {
+    return adapted
+        .program("predict",
+                 {"--model", stories, "--adapter", adapted.adapter, "--file", adapted.rows, "--max-tokens", limit})
+        .err;
+  };
+  CHECK(has(said("4"), "note: " + adapted.rows + ": 24 of the 24 texts reach the limit of 4 tokens"));
+  CHECK_FALSE(has(said("0"), "limit"));
+}
+
 TEST_CASE("predict gives a line per text, and ends with measures when there are labels") {
   const Adapted adapted;
   const Finished run = adapted.program(
@@ -123,7 +135,8 @@ TEST_CASE("the merged checkpoint is a classifier of its own with the same logits
     }
     const Finished onto_itself =
         adapted.program("merge", {"--model", merged, "--adapter", adapted.adapter, "--out", merged, "--overwrite"});
-    const Finished again = adapted.program("merge", {"--model", adapted.model, "--adapter", adapted.adapter, "--out", merged});
+    const Finished again =
+        adapted.program("merge", {"--model", adapted.model, "--adapter", adapted.adapter, "--out", merged});
     CHECK(again.status == 1);
     CHECK(again.err.find("a new or an empty directory (--out); --overwrite replaces") != std::string::npos);
     CHECK(onto_itself.status == 1);

@@ -15,6 +15,7 @@
 
 #include "fedlora/core/shape.hpp"
 #include "fedlora/core/utf8.hpp"
+#include "fedlora/data/dataset.hpp"
 #include "fedlora/data/labels.hpp"
 #include "fedlora/data/table.hpp"
 
@@ -65,6 +66,15 @@ inline Index count_shared(const Table& train, const Table& test) {
 }
 
 }  // namespace detail
+
+/// How many texts are as long as texts may be, of which the longer ones were cut; empty when none is.
+inline std::string cut_note(const Dataset& data, Index max_tokens) {
+  Index at_limit = 0;
+  for (Index i = 0; i < data.size(); ++i) at_limit += data.length(i) == max_tokens ? 1 : 0;
+  if (at_limit == 0) return "";
+  return std::to_string(at_limit) + " of the " + std::to_string(data.size()) + " texts reach the limit of " +
+         std::to_string(max_tokens) + " tokens, where longer ones are cut";
+}
 
 /// A sentence for each thing: one label alone, in training or in testing; labels that differ in letter case, spaces or
 /// the way a number is written; a label of their own for most examples; texts without a character; test examples that

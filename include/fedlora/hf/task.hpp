@@ -11,6 +11,7 @@
 #include "fedlora/hf/peft_config.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/lora/config.hpp"
+#include "fedlora/lora/pretrained.hpp"
 #include "fedlora/nn/config.hpp"
 
 namespace fedlora {
@@ -23,9 +24,10 @@ constexpr std::optional<TaskType> task_of_class(std::string_view name) {
 }
 
 /// The adapter's task_type says it, else auto_mapping (the class that PEFT saw, where task_type was not given), else
-/// config.json's architectures. `causal` is the family's: an encoder has no next token.
+/// config.json's architectures, else, where those name nothing, a classification head among the checkpoint's tensors
+/// (`has_head`). `causal` is the family's: an encoder has no next token.
 /// \throws ConfigError naming the field that says something else, or saying what to do where nothing does.
-inline TaskType task_of(const ModelConfig& config, const FileSet& model, bool causal,
+inline TaskType task_of(const ModelConfig& config, const FileSet& model, bool causal, bool has_head,
                         const std::optional<PeftConfig>& adapter, const std::string& adapter_directory) {
   const auto checked = [&](TaskType task, const std::string& where, const std::string& got) {
     if (task == TaskType::causal_lm && !causal)
@@ -51,11 +53,20 @@ inline TaskType task_of(const ModelConfig& config, const FileSet& model, bool ca
     if (const auto task = task_of_class(name)) return checked(*task, where, detail::in_quotes(name));
     names += (names.empty() ? "" : ", ") + name;
   }
+  if (names.empty() && has_head) return TaskType::sequence_classification;
   fail<ConfigError>(
       where,
       std::string("a class that ends in ForSequenceClassification or ForCausalLM, or ") +
           (adapter ? "task_type SEQ_CLS or CAUSAL_LM in " + file : "an adapter whose task_type says what to predict"),
       names.empty() ? "none" : names);
+}
+
+/// The same for a base that is loaded from `model`.
+template <class Arch, class B>
+TaskType task_of(const Pretrained<Arch, B>& base, const FileSet& model, const std::optional<PeftConfig>& adapter,
+                 const std::string& adapter_directory) {
+  const bool has_head = base.head.contains(Arch::head(base.config()).back().name + ".weight");
+  return task_of(base.config(), model, Arch::causal, has_head, adapter, adapter_directory);
 }
 
 }  // namespace fedlora
