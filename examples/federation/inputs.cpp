@@ -148,6 +148,14 @@ void refuse_exchanged_columns(const Inputs& inputs, const Options& options) {
                       *unlikely);
 }
 
+/// Whether sentence-transformers made this model for the mean over all tokens, which config.json has no field for.
+bool made_for_the_mean(const FileSet& model) {
+  const auto file = model.open("1_Pooling/config.json");
+  if (!file) return false;
+  const Json json = parse_json(*file);
+  return json.is_object() && json_get_or<bool>(json, "pooling_mode_mean_tokens", file->name, false);
+}
+
 LoraConfig lora_config(const Options& options, const std::optional<PeftConfig>& adapter) {
   LoraConfig lora;
   if (adapter) {
@@ -199,6 +207,10 @@ Inputs read_inputs(const Options& options) {
   inputs.measures = Measures(inputs.problem_type, options.problem, inputs.labels);
   inputs.pooling = pooling_named(options.pooling);
   if (adapter && options.pooling.empty()) inputs.pooling = adapter->context.pooling;
+  if (options.pooling.empty() && !inputs.pooling && made_for_the_mean(model))
+    inputs.notes.push_back(model.path_of("1_Pooling/config.json") +
+                           ": the model was made for the mean over all tokens, --pooling mean; without it transformers' "
+                           "pooler for classification is built");
   inputs.max_tokens = options.max_tokens.value_or(adapter ? adapter->context.max_tokens : 0);
   inputs.lora = lora_config(options, adapter);
 

@@ -199,7 +199,8 @@ TEST_CASE("pooling and the limit of texts go with the adapter") {
   const Finished predicted = head.predict({"--adapter", "out/adapter"});
   INFO(predicted.err);
   REQUIRE(predicted.status == 0);
-  CHECK(predicted.err.find("note: ") == std::string::npos);
+  CHECK(has(predicted.err, "texts reach the limit of 5 tokens"));
+  CHECK(predicted.err.find("note: ") == predicted.err.rfind("note: "));
   agrees(objects_of(predicted.out).back());
   const Finished otherwise = head.predict({"--adapter", "out/adapter", "--pooling", "cls"});
   CHECK(has(otherwise.err, "was trained with pooling mean, the model here has cls"));
@@ -223,6 +224,23 @@ TEST_CASE("pooling and the limit of texts go with the adapter") {
   CHECK(head.summary("again")["config"]["pooling"] == "mean");
   CHECK(head.summary("again")["config"]["max_tokens"] == 5);
   agrees(head.summary("again")["federated"]);
+}
+
+TEST_CASE("a model that sentence-transformers made for the mean is told apart") {
+  const TrainedHead head({"contradiction", "neutral", "entailment"}, {"contradiction", "neutral", "entailment"});
+  const auto noted = [&](const std::string& out, const Arguments& more = {}) {
+    const Finished run = head.federation(out, more);
+    INFO(run.err);
+    REQUIRE(run.status == 0);
+    return has(run.out, "made for the mean over all tokens, --pooling mean");
+  };
+  fs::create_directory(head.base / "1_Pooling");
+  write_text(head.base / "1_Pooling/config.json", R"({"pooling_mode_mean_tokens": false})");
+  CHECK_FALSE(noted("first"));
+  write_text(head.base / "1_Pooling/config.json", R"({"pooling_mode_mean_tokens": true})");
+  CHECK(noted("none said"));
+  CHECK_FALSE(noted("mean", {"--pooling", "mean"}));
+  CHECK_FALSE(noted("own", {"--pooling", "family"}));
 }
 
 TEST_CASE("adapters of public reports are read as peft reads them") {
