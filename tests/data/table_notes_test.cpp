@@ -97,7 +97,7 @@ TEST_CASE("table notes: empty texts, and texts that were trained on") {
 TEST_CASE("texts that reach the limit are counted: longer ones were cut") {
   fedlora::Dataset data;
   using Ids = std::vector<std::int32_t>;
-  for (const Ids& ids : {Ids{1, 2}, Ids{1, 2, 3}, Ids{3, 2, 1}}) data.append(ids, {});
+  for (const Ids& ids : {Ids{1, 2}, Ids{1, 2, 3}, Ids{3, 2, 1}}) data.append(ids, Ids(ids.size(), 0));
   CHECK(fedlora::cut_note(data, 4).empty());
   CHECK(fedlora::cut_note(data, 3) == "2 of the 3 texts reach the limit of 3 tokens, where longer ones are cut");
 }

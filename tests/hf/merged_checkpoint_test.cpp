@@ -20,7 +20,8 @@ namespace fedlora::tests {
 namespace {
 
 using MergeBackend = CpuBackend<double>;
-const LoraConfig one_rank{.rank = 1, .alpha = 1, .target_modules = {"q_proj", "query"}};
+
+LoraConfig one_rank(const char* target) { return {.rank = 1, .alpha = 1, .target_modules = {target}}; }
 
 /// A golden checkpoint with its tensors under other names (empty: left out) and other fields, in memory.
 template <class Rename>
@@ -39,14 +40,14 @@ FileSet base_with(const std::string& family, Rename&& rename, const std::string&
 
 /// The merged checkpoint's tensors, with an adapter that changes nothing.
 Checkpoint merged_llama(const FileSet& base, const TemporaryDirectory& out) {
-  const LanguageModel<Llama, MergeBackend> model(load_pretrained<Llama>(MergeBackend{}, base), {}, one_rank);
+  const LanguageModel<Llama, MergeBackend> model(load_pretrained<Llama>(MergeBackend{}, base), {}, one_rank("q_proj"));
   save_merged<Llama>(base, model.initial_adapter(1), out.path());
   return Checkpoint(FileSet::directory(out.path()));
 }
 
 Checkpoint merged_bert(const FileSet& base, const TemporaryDirectory& out) {
   const SequenceClassifier<Bert, MergeBackend> model(load_pretrained<Bert>(MergeBackend{}, base),
-                                                     {.labels = {"a", "b"}}, one_rank);
+                                                     {.labels = {"a", "b"}}, one_rank("query"));
   save_merged<Bert>(base, model.initial_adapter(1), out.path());
   return Checkpoint(FileSet::directory(out.path()));
 }
@@ -116,7 +117,7 @@ TEST_CASE("a merged checkpoint keeps numbers that JSON has no word for, and a qu
   CHECK(has(config, "\"bound\": -Infinity"));
   const FileSet plain = base_with("bert", as_is, "{}");
   const SequenceClassifier<Bert, MergeBackend> model(load_pretrained<Bert>(MergeBackend{}, plain),
-                                                     {.labels = {"a", "b"}}, one_rank);
+                                                     {.labels = {"a", "b"}}, one_rank("query"));
   const FileSet quantised = base_with("bert", as_is, R"({"quantization_config": {"quant_method": "awq"}})");
   check_error<ConfigError>([&] { save_merged<Bert>(quantised, model.initial_adapter(1), out.path()); },
                            {"quantised by awq"});
