@@ -42,6 +42,12 @@ TEST_CASE("targets are numbers in one column or several, of any kind of table") 
   CHECK(one.select(some).targets == std::vector<double>{0.5, 3});
 }
 
+TEST_CASE("a number too small for a double is nought, as readers of decimal digits have it") {
+  const std::string tiny = "0." + std::string(400, '0') + "1";
+  CHECK(answers_of("text,score\na,1e-400\nb,-2E-999\nc," + tiny + "\n", {.text = {"text"}, .targets = {"score"}}).targets ==
+        std::vector<double>{0, 0, 0});
+}
+
 TEST_CASE("what is no finite number is no target") {
   for (const char* text :
        {"", "n/a", "nan", "inf", "-Infinity", "3,5", "1.2.3", "0x10", "1e999", "4 5", "+-1", "++1"}) {

@@ -85,6 +85,8 @@ TEST_CASE("a head for other labels is refused with both") {
                             "the labels 'no', 'perhaps', 'yes', in any order", "got 'no', 'maybe', 'yes'"});
   check_error<ConfigError>(load({"no", "yes"}), {"the labels 'no', 'yes'", "got 'no', 'maybe', 'yes'"});
   check_error<ConfigError>(load({"0", "1", "2"}), {"the labels '0', '1', '2'"});
+  write_head(directory.path(), {"no", "no", "yes"});
+  check_error<FormatError>(load({"no", "yes"}), {"metadata id2label", "every label once", "'no' twice"});
   write_head(directory.path(), {"", "", ""}, false);
   check_error<ConfigError>(load({"no", "yes"}), {"a head for the labels 'no', 'yes'", "one of 3 rows"});
 }

@@ -12,6 +12,12 @@
 
 namespace fedlora::detail {
 
+inline std::string_view without_outer_spaces(std::string_view text) {
+  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+  return text;
+}
+
 /// The byte offset of the first byte that is not part of well-formed UTF-8 (Unicode 15, table 3-7: no overlong forms,
 /// no surrogates, nothing above U+10FFFF), or npos.
 inline std::size_t first_invalid_utf8(std::string_view text) {

@@ -35,8 +35,7 @@ namespace fedlora {
 /// The whole number that a label spells ("7", "-1", "07", " 7", "7.0": as tables write numbers), if it is one of at
 /// most 18 digits.
 inline std::optional<std::int64_t> whole_number(std::string_view label) {
-  while (!label.empty() && (label.front() == ' ' || label.front() == '\t')) label.remove_prefix(1);
-  while (!label.empty() && (label.back() == ' ' || label.back() == '\t')) label.remove_suffix(1);
+  label = detail::without_outer_spaces(label);
   const bool negative = label.starts_with('-');
   if (negative || label.starts_with('+')) label.remove_prefix(1);
   const std::size_t digits = std::min(label.find_first_not_of("0123456789"), label.size());
@@ -94,8 +93,7 @@ inline std::string quoted_list(std::span<const std::string> names, std::size_t l
 
 /// The name without outer spaces, in lower case.
 inline std::string folded_label(std::string_view name) {
-  while (!name.empty() && (name.front() == ' ' || name.front() == '\t')) name.remove_prefix(1);
-  while (!name.empty() && (name.back() == ' ' || name.back() == '\t')) name.remove_suffix(1);
+  name = without_outer_spaces(name);
   if (first_invalid_utf8(name) != std::string_view::npos) return std::string(name);
   std::u32string lower;
   for (const char32_t c : to_utf32(name)) append_lower(lower, c);

@@ -13,22 +13,20 @@
 #include <vector>
 
 #include "fedlora/core/error.hpp"
+#include "fedlora/core/utf8.hpp"
 
 namespace fedlora::detail {
 
-inline std::string_view without_outer_spaces(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
-  return text;
-}
-
-/// The number that a field spells, as Python's float() reads it, but finite. \throws FormatError at `place`
+/// The number that a field spells: a finite one, in decimal digits with or without an exponent, as JSON and CSV writers
+/// have it; one too small for a double is 0. \throws FormatError at `place`
 inline double number_in_field(std::string_view field, const std::string& place) {
   std::string_view text = without_outer_spaces(field);
   if (text.starts_with('+') && text.find_first_of("+-", 1) != 1) text.remove_prefix(1);
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value))
+  const bool tiny = error == std::errc::result_out_of_range &&
+                    (text.find("e-") != text.npos || text.find("E-") != text.npos || text.find("0.") <= 1);
+  if ((error != std::errc() && !tiny) || end != text.data() + text.size() || !std::isfinite(value))
     fail<FormatError>(place, "a finite number", field.empty() ? "an empty field" : in_quotes(field, 60));
   return value;
 }

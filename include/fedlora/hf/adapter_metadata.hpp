@@ -10,6 +10,7 @@
 // than its family does gives other numbers there than here. A merged checkpoint keeps the same two entries.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <string>
@@ -55,6 +56,8 @@ inline std::vector<std::string> id2label_of(const SafetensorsMetadata& metadata,
   for (const Json& label : labels) {
     if (!label.is_string()) fail<FormatError>(field, "an array of texts", label.type_name());
     names.push_back(label.get<std::string>());
+    if (std::count(names.begin(), names.end(), names.back()) > 1)
+      fail<FormatError>(field, "every label once", detail::in_quotes(names.back(), 60) + " twice");
   }
   return names;
 }
@@ -83,7 +86,7 @@ inline AdapterContext adapter_context_of(const SafetensorsMetadata& metadata, co
   };
   if (json.contains("pooling")) context.pooling = read("pooling", pooling_named, "cls, last or mean");
   if (json.contains("problem_type"))
-    context.problem_type = read("problem_type", problem_type_of, "one that transformers has");
+    context.problem_type = read("problem_type", problem_type_of, "single_label_classification, multi_label_classification or regression");
   context.max_tokens = json_get_or<Index>(json, "max_tokens", file, 0);
   if (context.max_tokens < 0 || context.max_tokens > (Index{1} << 24))
     fail<FormatError>(file + ", field max_tokens", "a number of tokens", std::to_string(context.max_tokens));

@@ -158,7 +158,8 @@ inline std::vector<Index> output_rows_of(const PeftConfig& config, const Adapter
     if (!match) return {};
     match.rule = LabelRule::order;
   }
-  if (match.rule != LabelRule::name || head != layout.base_id2label)
+  const bool nameless = layout.id2label == row_names({}, labels);  // LABEL_0, …: which says it
+  if (match.rule != LabelRule::name || (head != layout.base_id2label && !nameless))
     notes.push_back(file + " does not name its labels: " + label_rows_text(match, head, layout.id2label));
   return match.rows;
 }

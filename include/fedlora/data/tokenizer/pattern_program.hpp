@@ -4,8 +4,8 @@
 // matched by backtracking: the first alternative that leads to a match wins, as in Perl. Every choice knows which
 // symbols each way can go on with, so that expressions for words hardly ever go back.
 //
-// Expressions come from files, so work is bounded: the size of the program, the steps over a text (about as many as
-// Oniguruma takes before it gives up), and the memory for ways still to be tried.
+// Expressions come from files, so work is bounded: the size of the program, the steps over a text (a megabyte takes
+// ten seconds at the worst), and the memory for ways still to be tried.
 #pragma once
 
 #include <algorithm>
@@ -159,7 +159,7 @@ class PatternProgram {
   }
 
   /// How many steps a text of so many bytes may take.
-  static constexpr std::uint64_t max_steps(std::size_t bytes) { return (std::uint64_t{1} << 22) + 4096 * bytes; }
+  static constexpr std::uint64_t max_steps(std::size_t bytes) { return (std::uint64_t{1} << 23) + 1024 * bytes; }
 
   /// Calls `found(begin, end)`, bytes, for every match in valid UTF-8, in order; false if the work is too much.
   template <class Found>

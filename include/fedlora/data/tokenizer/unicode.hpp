@@ -19,6 +19,12 @@
 #include "fedlora/core/utf8.hpp"
 #include "fedlora/data/tokenizer/unicode_exceptions.hpp"
 
+// The corrections are written against its Unicode 15.0: later versions add characters, earlier ones lack some that
+// texts have.
+#if UTF8PROC_VERSION_MAJOR < 2 || (UTF8PROC_VERSION_MAJOR == 2 && UTF8PROC_VERSION_MINOR < 8)
+#error "fedlora needs utf8proc 2.8 (Unicode 15) or newer"
+#endif
+
 namespace fedlora::detail {
 
 /// Bytes of the character that begins with this byte of valid UTF-8.
