@@ -59,6 +59,9 @@ TEST_CASE("what is no finite number is no target") {
                   {"line 1, field y", "an array"});
   refuses_answers("{\"t\":\"a\",\"y\":true}\n", {.text = {"t"}, .targets = {"y"}}, "t.jsonl",
                   {"a finite number", "'true'"});
+  for (const char* text : {"NaN", "Infinity", "-Infinity", "1e400"})
+    refuses_answers(std::string("{\"t\":\"a\",\"y\":") + text + "}\n", {.text = {"t"}, .targets = {"y"}}, "t.jsonl",
+                    {"t.jsonl, line 1, ", " y]", "a finite number", text});
 }
 
 TEST_CASE("sets of labels: arrays, texts with a separator, columns of 0 and 1") {
@@ -97,6 +100,8 @@ TEST_CASE("sets of labels that could mean something else are refused, with file,
   refuses_answers("{\"t\":\"1\",\"y\":[0,1,0]}\n", one, "t.jsonl", {"flags of 0 and 1", "'0' twice"});
   refuses_answers("{\"t\":\"1\",\"y\":[\"\"]}\n", one, "t.jsonl", {"an empty text"});
   refuses_answers("{\"t\":\"1\",\"y\":[null]}\n", one, "t.jsonl", {"field y", "or an array of them", "null"});
+  refuses_answers("{\"t\":\"1\",\"y\":[\"a\",NaN]}\n", one, "t.jsonl",
+                  {"t.jsonl, line 1, field y", "a finite number", "an array of them", "got NaN"});
   refuses_answers("{\"t\":\"1\",\"y\":[[1]]}\n", one, "t.jsonl", {"field y", "an array within an array"});
   refuses_answers("{\"t\":\"1\",\"y\":{\"a\":1}}\n", one, "t.jsonl", {"field y", "an object"});
   refuses_answers("{\"t\":[\"1\"],\"y\":[1]}\n", one, "t.jsonl", {"field t", "a string", "an array"});

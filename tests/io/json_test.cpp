@@ -10,6 +10,7 @@
 #include <map>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "errors.hpp"
@@ -20,6 +21,28 @@ using namespace fedlora;
 using fedlora::tests::check_error;
 
 Json parse(std::string text) { return parse_json(bytes_of(std::move(text), "config.json")); }
+
+/// What the parser tells, in its order.
+struct JsonEvents {
+  static constexpr std::string_view kind = "a text", end = "its end";
+  std::string told;
+
+  void null() { told += "null "; }
+  void boolean(bool value) { told += value ? "true " : "false "; }
+  void number(std::string_view written) { told.append(written).append(" "); }
+  void string(const std::string& value) { told += "'" + value + "' "; }
+  void key(const std::string& name) { told += name + "= "; }
+  void begin_object() { told += "{ "; }
+  void end_object() { told += "} "; }
+  void begin_array() { told += "[ "; }
+  void end_array() { told += "] "; }
+};
+
+std::string events_of(std::string_view text) {
+  JsonEvents events;
+  detail::JsonParser(text, "f", events).whole();
+  return events.told;
+}
 
 std::string nested(std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); }
 
@@ -135,6 +158,16 @@ TEST_CASE("a key that comes again has the same value, or both are named") {
 TEST_CASE("the order of keys is kept where it is asked for") {
   const auto ordered = parse_json<nlohmann::ordered_json>(bytes_of(R"({"b": 1, "a": {"d": NaN, "c": 2}})", "f"));
   CHECK(ordered.dump() == R"({"b":1,"a":{"d":null,"c":2}})");
+}
+
+TEST_CASE("a handler hears of everything once, in order, of numbers as they were written") {
+  CHECK(events_of(R"( {"a": [1.50, -0, 1e400, {}, []], "a": "\u00e9", "": [null, true, false]} )") ==
+        "{ a= [ 1.50 -0 1e400 { } [ ] ] a= 'é' = [ null true false ] } ");
+  CHECK(events_of("[NaN, Infinity, -Infinity, 18446744073709551616]") ==
+        "[ NaN Infinity -Infinity 18446744073709551616 ] ");
+  check_error<FormatError>([] { events_of("[1"); }, {"[f, byte 2] expected a text (',' or ']'), got its end"});
+  check_error<FormatError>([] { events_of("\"\xff\""); }, {"[f, byte 1] expected JSON in UTF-8"});
+  check_error<FormatError>([] { events_of(std::string(1'000'000, '[')); }, {"[f] ", "256"});
 }
 
 TEST_CASE("nesting is allowed to a depth of 256") {

@@ -2,11 +2,8 @@
 // Records of JSON Lines files: an object on every line, of which the named fields are kept as text.
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,7 +12,9 @@
 
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
+#include "fedlora/core/utf8.hpp"
 #include "fedlora/data/csv.hpp"
+#include "fedlora/io/json.hpp"
 
 namespace fedlora {
 
@@ -29,57 +28,50 @@ struct JsonlField {
 
 namespace detail {
 
-/// Listens to nlohmann's parser, so that a number is kept as it was written and nothing unasked is stored.
+/// Hears of an object from JsonParser: a number is kept as it was written, and nothing unasked is stored.
 class JsonlListener {
  public:
-  JsonlListener(std::span<const JsonlField> fields, std::string place, std::vector<std::string>& values)
-      : fields_(fields), place_(std::move(place)), values_(values), seen_(fields.size(), false) {}
+  static constexpr std::string_view kind = "a JSON object, whole on its line", end = "the end of the line";
 
-  bool null() { return scalar("null", "null", false); }
-  bool boolean(bool value) { return scalar(value ? "true" : "false", "a boolean", false); }
-  // The lexer calls this only for numbers with a minus sign, so a zero was written "-0".
-  bool number_integer(std::int64_t value) {
-    return scalar(value == 0 ? "-0" : std::to_string(value), "a number", false);
+  JsonlListener(std::span<const JsonlField> fields, std::string_view place, std::vector<std::string>& values)
+      : fields_(fields), place_(place), values_(values), seen_(fields.size(), false) {}
+
+  void null() { refuse("null"); }
+  void boolean(bool value) { scalar(value ? "true" : "false", "a boolean", false); }
+  void number(std::string_view written) {
+    if (written.back() >= '0' && written.back() <= '9')
+      scalar(written, "a number", false);
+    else  // NaN or an infinity, which Python writes where a value is missing
+      refuse(written, "a finite number");
   }
-  bool number_unsigned(std::uint64_t value) { return scalar(std::to_string(value), "a number", false); }
-  bool number_float(double, const std::string& written) { return scalar(written, "a number", false); }
-  bool string(std::string& value) { return scalar(std::move(value), "a string", true); }
-  bool binary(nlohmann::json::binary_t&) { return false; }
+  void string(const std::string& value) { scalar(value, "a string", true); }
 
-  bool start_object(std::size_t) { return open("an object"); }
-  bool start_array(std::size_t) {
-    if (depth_ == 0) not_an_object("an array");
-    if (depth_ == 1 && !wanted_.empty() && takes_arrays()) {
+  void begin_object() {
+    if (depth_ > 0) refuse(in_array_ ? "an object within an array" : "an object");
+    ++depth_;
+  }
+  void begin_array() {
+    if (depth_ == 1 && !wanted_.empty() && takes_arrays())
       in_array_ = true;
-      ++depth_;
-      return true;
-    }
-    return open("an array");
+    else
+      refuse(in_array_ ? "an array within an array" : "an array");
+    ++depth_;
   }
-  bool end_object() { return close(); }
-  bool end_array() { return close(); }
+  void end_object() { --depth_; }
+  void end_array() {
+    if (--depth_ == 1) in_array_ = false;
+  }
 
-  bool key(std::string& name) {
-    if (depth_ != 1) return true;
+  void key(std::string name) {
+    if (depth_ != 1) return;
     wanted_.clear();
     for (std::size_t i = 0; i < fields_.size(); ++i) {
       if (fields_[i].name != name) continue;
-      if (seen_[i]) fail<FormatError>(place_ + ", field " + printable(name), "one value", "the field twice");
+      if (seen_[i]) fail<FormatError>(where(fields_[i]), "one value", "the field twice");
       seen_[i] = true;
       wanted_.push_back(i);
     }
-    if (names_.size() < 40) names_.push_back(name);
-    return true;
-  }
-
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& error) {
-    std::string_view what = error.what();
-    // "[json.exception…] parse error at line 1, column 5: what is wrong": the line would be wrong, the column is
-    // `position`.
-    for (const std::string_view noise : {"] ", ": "})
-      if (const auto end = what.find(noise); end != std::string_view::npos) what.remove_prefix(end + noise.size());
-    fail<FormatError>(place_ + ", byte " + std::to_string(position), "a JSON object (whole on its line)",
-                      printable(what, 300));
+    if (names_.size() < 40) names_.push_back(std::move(name));
   }
 
   void finish() const {
@@ -92,74 +84,60 @@ class JsonlListener {
   }
 
  private:
-  // The parser keeps its own stack on the heap; the bound only keeps hostile lines from growing it.
-  static constexpr int max_depth = 256;
-
-  [[noreturn]] bool not_an_object(std::string_view got) const {
-    fail<FormatError>(place_, "a JSON object (one on every line, nothing around them)", got);
-  }
-
   bool takes_arrays() const {
     return std::all_of(wanted_.begin(), wanted_.end(), [&](std::size_t i) { return fields_[i].arrays; });
   }
 
-  bool open(std::string_view kind) {
-    if (depth_ == 1) refuse(kind);
-    if (in_array_) refuse(std::string(kind) + " within an array");
-    if (++depth_ > max_depth)
-      fail<FormatError>(place_, "at most " + std::to_string(max_depth) + " levels of nesting", "more");
-    return true;
+  std::string where(const JsonlField& field) const {
+    return std::string(place_).append(", field ").append(printable(field.name));
   }
 
-  bool close() {
-    if (--depth_ == 1) in_array_ = false;
-    return true;
+  static std::string expected_of(const JsonlField& field, std::string_view number = "a number") {
+    if (field.strings_only) return "a string";
+    return "a string, " + std::string(number) + " or a boolean" + (field.arrays ? ", or an array of them" : "");
   }
 
-  void refuse(std::string_view kind) const {
+  void check_within_object(std::string_view got) const {
+    if (depth_ == 0) fail<FormatError>(place_, "a JSON object (one on every line, nothing around them)", got);
+  }
+
+  /// A value that no field takes.
+  void refuse(std::string_view got, std::string_view number = "a number") const {
+    check_within_object(got);
     if (wanted_.empty()) return;
     const JsonlField& field = fields_[wanted_.front()];
-    fail<FormatError>(place_ + ", field " + printable(field.name), expected_of(field), kind);
+    fail<FormatError>(where(field), expected_of(field, number), got);
   }
 
-  static std::string expected_of(const JsonlField& field) {
-    if (field.strings_only) return "a string";
-    return std::string("a string, a number or a boolean") + (field.arrays ? ", or an array of them" : "");
-  }
-
-  bool scalar(std::string value, std::string_view kind, bool is_string) {
-    if (depth_ == 0) not_an_object(kind);
-    if (depth_ > 1 && !in_array_) return true;
+  void scalar(std::string_view value, std::string_view got, bool is_string) {
+    check_within_object(got);
     for (const std::size_t i : wanted_) {
-      const std::string place = place_ + ", field " + printable(fields_[i].name);
-      if (kind == "null" || (fields_[i].strings_only && !is_string))
-        fail<FormatError>(place, expected_of(fields_[i]), kind);
-      if (value.find('\0') != std::string::npos) fail<FormatError>(place, "text without NUL bytes", "a NUL");
-      if (in_array_)
-        values_[i].append(value).push_back('\0');
-      else
-        values_[i] = value;
+      if (fields_[i].strings_only && !is_string) fail<FormatError>(where(fields_[i]), expected_of(fields_[i]), got);
+      if (value.find('\0') != std::string_view::npos)
+        fail<FormatError>(where(fields_[i]), "text without NUL bytes", "a NUL");
+      values_[i].append(value);
+      if (in_array_) values_[i].push_back('\0');
     }
-    return true;
   }
 
   std::span<const JsonlField> fields_;
-  std::string place_;
+  std::string_view place_;
   std::vector<std::string>& values_;
   std::vector<bool> seen_;
-  std::vector<std::size_t> wanted_;  // the fields the last key of the outer object names
+  std::vector<std::size_t> wanted_;  // the fields the last key of the outer object names; none within unasked values
   std::vector<std::string> names_;   // what the object has, for the message about what it lacks
-  int depth_ = 0;
+  std::size_t depth_ = 0;
   bool in_array_ = false;  // of a field that takes one
 };
 
 }  // namespace detail
 
-/// Reads JSON Lines: a JSON object (RFC 8259, UTF-8) on every line, lines of nothing but white space passed over.
-/// Numbers and booleans come out exactly as written ("1", "1.0", "-0", "true"), arrays as JsonlField says.
+/// Reads JSON Lines: a JSON object on every line, as `parse_json` reads one but for its keys, of which those that are
+/// not asked for may come again; lines of nothing but white space are passed over. Numbers and booleans come out
+/// exactly as written ("1", "1.0", "-0", "true"), arrays as JsonlField says.
 ///
-/// Errors (FormatError: file, line, field): broken JSON, a line that is not an object, a field asked for that is
-/// missing, twice there, null or of a wrong type, a NUL.
+/// Errors (FormatError: file, line, field or byte): broken JSON, a line that is not an object, a field asked for that
+/// is missing, twice there, null, NaN, infinite or of a wrong type, a NUL.
 class JsonlReader {
  public:
   /// `text` must outlive the reader; `file` is its name in messages.
@@ -175,11 +153,10 @@ class JsonlReader {
       record.line = line_++;
       if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
       const std::string place = file_ + ", line " + std::to_string(record.line);
-      // To the parser a NUL is the end of the input: it would pass over the rest of the line.
       if (line.find('\0') != std::string_view::npos) fail<FormatError>(place, "text without NUL bytes", "a NUL");
       record.fields.assign(fields_.size(), {});
       detail::JsonlListener listener(fields_, place, record.fields);
-      nlohmann::json::sax_parse(line.begin(), line.end(), &listener);
+      detail::JsonParser(line, place, listener).whole();
       listener.finish();
       return true;
     }

@@ -69,93 +69,84 @@ inline void append_json(const Json& value, int indent, int depth, std::string& o
   }
 }
 
-/// Parses what Python's json.loads takes, as `parse_json` states it. J is Json, or nlohmann's type that keeps the order
-/// of keys.
-template <class J>
+/// Parses what Python's json.loads takes, as `parse_json` states it, and tells a handler of it as it comes: null(),
+/// boolean(bool), number(as it was written, NaN, Infinity and -Infinity too), string(std::string), begin_object(), and
+/// in it key(std::string) before every value, end_object(), begin_array(), end_array(). Messages call the text
+/// Handler::kind and its end Handler::end. Nesting is bounded, so that recursion is.
+template <class Handler>
 class JsonParser {
  public:
-  JsonParser(std::string_view text, std::string_view file) : text_(text), file_(file) {}
+  /// `place` is where the text is from, in messages. All three must outlive the parser.
+  JsonParser(std::string_view text, std::string_view place, Handler& handler)
+      : text_(text), place_(place), handler_(handler) {}
 
-  J whole() {
-    J value = this->value(0);
+  /// One value, which fills the text. \throws FormatError at `place`; and what the handler throws.
+  void whole() {
+    if (const std::size_t invalid = first_invalid_utf8(text_); invalid != std::string_view::npos)
+      fail<FormatError>(json_place(place_, text_, invalid), "JSON in UTF-8", in_quotes(text_.substr(invalid, 4)));
+    value(0);
     skip_space();
     if (at_ < text_.size()) broken("the end after the value");
-    return value;
   }
 
  private:
-  J value(std::size_t depth) {
+  void value(std::size_t depth) {
     skip_space();
-    switch (peek()) {
-      case '{':
-        return object(depth + 1);
-      case '[':
-        return array(depth + 1);
-      case '"':
-        return J(string());
-      default:
-        break;
-    }
-    if (peek() == '-' || is_digit(peek())) return number();
-    if (take("null")) return J(nullptr);
-    if (take("true")) return J(true);
-    if (take("false")) return J(false);
-    if (take("NaN")) return J(std::numeric_limits<double>::quiet_NaN());
-    if (take("Infinity")) return J(std::numeric_limits<double>::infinity());
-    broken("a value");
+    const char first = peek();
+    if (first == '{')
+      object(depth + 1);
+    else if (first == '[')
+      array(depth + 1);
+    else if (first == '"')
+      handler_.string(string());
+    else if (first == '-' || is_digit(first))
+      handler_.number(number());
+    else if (take("null"))
+      handler_.null();
+    else if (take("true"))
+      handler_.boolean(true);
+    else if (take("false"))
+      handler_.boolean(false);
+    else if (take("NaN"))
+      handler_.number("NaN");
+    else if (take("Infinity"))
+      handler_.number("Infinity");
+    else
+      broken("a value");
   }
 
-  J object(std::size_t depth) {
+  void object(std::size_t depth) {
     check_depth(depth);
-    J result = J::object();
+    handler_.begin_object();
     ++at_;
     skip_space();
-    if (take("}")) return result;
-    auto& members = *result.template get_ptr<typename J::object_t*>();
-    std::map<std::string, std::size_t> places;  // of the keys, where the object does not look them up by itself
+    if (take("}")) return handler_.end_object();
     do {
       skip_space();
       if (peek() != '"') broken("a key in double quotes");
       std::string key = string();
       skip_space();
       if (!take(":")) broken("':' after the key " + in_quotes(key));
-      J member = value(depth);
-      J& place = place_of(members, places, std::move(key), member);
-      place = std::move(member);
+      handler_.key(std::move(key));
+      value(depth);
       skip_space();
     } while (take(","));
     if (!take("}")) broken("',' or '}'");
-    return result;
+    handler_.end_object();
   }
 
-  /// Where the value of a key goes; `member` is what will, and must be the same as what is there.
-  J& place_of(typename J::object_t& members, std::map<std::string, std::size_t>& places, std::string key,
-              const J& member) const {
-    if constexpr (std::is_same_v<J, Json>) {
-      const auto [entry, is_new] = members.emplace(std::move(key), J());
-      if (!is_new) check_same(entry->first, entry->second, member);
-      return entry->second;
-    } else {  // a list, which would be searched from its front
-      const auto [place, is_new] = places.emplace(key, members.size());
-      if (is_new) return members.emplace_back(std::move(key), J()).second;
-      J& earlier = (members.begin() + static_cast<std::ptrdiff_t>(place->second))->second;
-      check_same(place->first, earlier, member);
-      return earlier;
-    }
-  }
-
-  J array(std::size_t depth) {
+  void array(std::size_t depth) {
     check_depth(depth);
-    J result = J::array();
+    handler_.begin_array();
     ++at_;
     skip_space();
-    if (take("]")) return result;
+    if (take("]")) return handler_.end_array();
     do {
-      result.push_back(value(depth));
+      value(depth);
       skip_space();
     } while (take(","));
     if (!take("]")) broken("',' or ']'");
-    return result;
+    handler_.end_array();
   }
 
   std::string string() {
@@ -233,10 +224,9 @@ class JsonParser {
     tail(0);
   }
 
-  J number() {
+  std::string_view number() {
     const std::size_t begin = at_;
-    const bool negative = take("-");
-    if (negative && take("Infinity")) return J(-std::numeric_limits<double>::infinity());
+    if (take("-") && take("Infinity")) return text_.substr(begin, at_ - begin);
     const auto digits = [&] {
       if (!is_digit(peek())) broken("a digit");
       while (is_digit(peek())) ++at_;
@@ -245,46 +235,24 @@ class JsonParser {
       ++at_;
     else
       digits();
-    const std::size_t end_of_integer = at_;
     if (take(".")) digits();
     if (take("e") || take("E")) {
       if (!take("+")) take("-");
       digits();
     }
-    const char* const first = text_.data() + begin;
-    const char* const last = text_.data() + at_;
-    if (at_ == end_of_integer) {
-      std::int64_t value = 0;
-      std::uint64_t positive = 0;
-      if (negative && std::from_chars(first, last, value).ec == std::errc()) return J(value);
-      if (!negative && std::from_chars(first, last, positive).ec == std::errc()) return J(positive);
-    }
-    J value = J::parse(first, last, nullptr, false);  // as a double; nlohmann reads it the same under every locale
-    if (value.is_discarded()) value = (negative ? -1 : 1) * std::numeric_limits<double>::infinity();
-    return value;
-  }
-
-  /// Python takes the last of two values; a person may have meant either.
-  void check_same(const std::string& key, const J& before, const J& now) const {
-    std::string first, second;
-    append_json(before, -1, 0, first);
-    append_json(now, -1, 0, second);
-    if (before != now && first != second)
-      fail<FormatError>(
-          file_, "every key once in a JSON object, or with one value",
-          "the key " + in_quotes(key) + " twice, with " + in_quotes(first, 80) + " and " + in_quotes(second, 80));
+    return text_.substr(begin, at_ - begin);
   }
 
   void check_depth(std::size_t depth) const {
     if (depth > json_max_depth)
-      fail<FormatError>(file_, "JSON nested at most " + std::to_string(json_max_depth) + " deep", "deeper nesting");
+      fail<FormatError>(place_, "JSON nested at most " + std::to_string(json_max_depth) + " deep", "deeper nesting");
   }
 
   [[noreturn]] void broken(std::string_view expected) const { broken_at(at_, expected); }
   [[noreturn]] void broken_at(std::size_t at, std::string_view expected) const {
     const std::string_view rest = text_.substr(at), line = rest.substr(0, rest.find_first_of("\r\n"));
-    fail<FormatError>(json_place(file_, text_, at), "JSON (" + std::string(expected) + ")",
-                      rest.empty()   ? "the end of the text"
+    fail<FormatError>(json_place(place_, text_, at), std::string(Handler::kind).append(" (").append(expected) + ")",
+                      rest.empty()   ? std::string(Handler::end)
                       : line.empty() ? "the end of the line"
                                      : in_quotes(line, 30));
   }
@@ -299,8 +267,101 @@ class JsonParser {
     return true;
   }
 
-  std::string_view text_, file_;
+  std::string_view text_, place_;
+  Handler& handler_;
   std::size_t at_ = 0;
+};
+
+/// Makes a value of what JsonParser tells. J is Json, or nlohmann's type that keeps the order of keys.
+template <class J>
+class JsonTree {
+ public:
+  static constexpr std::string_view kind = "JSON", end = "the end of the text";
+
+  explicit JsonTree(std::string_view file) : file_(file) {}
+
+  void null() { add(nullptr); }
+  void boolean(bool value) { add(value); }
+  void number(std::string_view written) {
+    const char* const first = written.data();
+    const char* const last = first + written.size();
+    const auto whole = [&](auto integer) {
+      const auto [behind, error] = std::from_chars(first, last, integer);
+      if (error != std::errc() || behind != last) return false;
+      add(integer);
+      return true;
+    };
+    if (*first == '-' ? whole(std::int64_t{}) : whole(std::uint64_t{})) return;
+    if (*first == 'N') return add(std::numeric_limits<double>::quiet_NaN());
+    J value = J::parse(first, last, nullptr, false);  // as a double; nlohmann reads it the same under every locale
+    if (value.is_discarded()) value = (*first == '-' ? -1 : 1) * std::numeric_limits<double>::infinity();
+    add(std::move(value));
+  }
+  void string(std::string value) { add(std::move(value)); }
+
+  void begin_object() { open_.push_back({J::object(), {}, {}}); }
+  void begin_array() { open_.push_back({J::array(), {}, {}}); }
+  void key(std::string name) { open_.back().key = std::move(name); }
+  void end_object() { close(); }
+  void end_array() { close(); }
+
+  J take() { return std::move(value_); }
+
+ private:
+  /// An object or array whose end has not come.
+  struct Open {
+    J value;
+    std::string key;                            // of the member that comes
+    std::map<std::string, std::size_t> places;  // of the keys, where the object does not look them up by itself
+  };
+
+  void close() {
+    J whole = std::move(open_.back().value);
+    open_.pop_back();
+    add(std::move(whole));
+  }
+
+  void add(J value) {
+    if (open_.empty()) {
+      value_ = std::move(value);
+    } else if (Open& in = open_.back(); in.value.is_array()) {
+      in.value.push_back(std::move(value));
+    } else {
+      J& place = place_of(in, value);
+      place = std::move(value);
+    }
+  }
+
+  /// Where the value of the key goes; `member` is what will, and must be the same as what is there.
+  J& place_of(Open& in, const J& member) const {
+    auto& members = *in.value.template get_ptr<typename J::object_t*>();
+    if constexpr (std::is_same_v<J, Json>) {
+      const auto [entry, is_new] = members.emplace(std::move(in.key), J());
+      if (!is_new) check_same(entry->first, entry->second, member);
+      return entry->second;
+    } else {  // a list, which would be searched from its front
+      const auto [place, is_new] = in.places.emplace(in.key, members.size());
+      if (is_new) return members.emplace_back(std::move(in.key), J()).second;
+      J& earlier = (members.begin() + static_cast<std::ptrdiff_t>(place->second))->second;
+      check_same(place->first, earlier, member);
+      return earlier;
+    }
+  }
+
+  /// Python takes the last of two values; a person may have meant either.
+  void check_same(const std::string& key, const J& before, const J& now) const {
+    std::string first, second;
+    append_json(before, -1, 0, first);
+    append_json(now, -1, 0, second);
+    if (before != now && first != second)
+      fail<FormatError>(
+          file_, "every key once in a JSON object, or with one value",
+          "the key " + in_quotes(key) + " twice, with " + in_quotes(first, 80) + " and " + in_quotes(second, 80));
+  }
+
+  std::string_view file_;
+  std::vector<Open> open_;
+  J value_;
 };
 
 /// A value in a message: its type, and the value itself when it is short.
@@ -423,10 +484,9 @@ J parse_json(const Bytes& file) {
     fail<FormatError>(file.name + ", byte 0", "JSON in UTF-8", "a text in UTF-16");
   if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos)
     fail<FormatError>(detail::json_place(file.name, text, zero), "JSON", "a zero byte");
-  if (const std::size_t invalid = detail::first_invalid_utf8(text); invalid != std::string_view::npos)
-    fail<FormatError>(detail::json_place(file.name, text, invalid), "JSON in UTF-8",
-                      detail::in_quotes(text.substr(invalid, 4)));
-  return detail::JsonParser<J>(text, file.name).whole();
+  detail::JsonTree<J> tree(file.name);
+  detail::JsonParser(text, file.name, tree).whole();
+  return tree.take();
 }
 
 /// A value as text that `parse_json` and Python's json read back, NaN and infinities too (`dump` would write null).
