@@ -172,6 +172,46 @@ LoraConfig lora_config(const Options& options, const std::optional<PeftConfig>& 
   return lora;
 }
 
+/// Deals the examples for training to clients.
+void set_partition(Inputs& inputs, const Options& options) {
+  set_groups(inputs);
+  if (!options.natural_column().empty()) {
+    auto dealt = partition_natural(inputs.train.id);
+    inputs.partition = std::move(dealt.partition);
+    inputs.client_names = std::move(dealt.names);
+  } else if (options.partition == "iid") {
+    inputs.partition = partition_iid(inputs.train.size(), {.clients = options.clients, .seed = options.seed});
+  } else if (options.partition == "shards") {
+    inputs.partition = partition_shards(inputs.groups, {.clients = options.clients, .seed = options.seed});
+  } else {
+    inputs.partition =
+        partition_dirichlet(inputs.groups, {.clients = options.clients, .alpha = options.dirichlet, .seed = options.seed});
+  }
+}
+
+/// What the run is recorded as.
+void set_config(Inputs& inputs, const Options& options, const std::optional<PeftConfig>& adapter,
+                const Checkpoint& checkpoint) {
+  Json& config = inputs.config;
+  config = config_of(options);
+  config["clients"] = inputs.partition.size();
+  config["problem_type"] = problem_type_name(inputs.problem_type);
+  config["labels"] = inputs.labels;
+  if (!inputs.measures.positive_label.empty()) config["positive_label"] = inputs.measures.positive_label;
+  config["pooling"] = inputs.pooling ? Json(pooling_name(*inputs.pooling)) : Json("family");
+  config["max_tokens"] = inputs.max_tokens;
+  config["rank"] = inputs.lora.rank;
+  config["alpha"] = inputs.lora.alpha;
+  config["dropout"] = inputs.lora.dropout;
+  if (adapter) {
+    config["targets"] = nullptr;
+    config["adapter_sha256"] = Sha256().add(map_file(options.adapter + "/adapter_model.safetensors").data).hex();
+  }
+  config["model_sha256"] = digest_of(checkpoint);
+  config["train_sha256"] = Sha256().add(table_file(options.train).data).hex();
+  config["test_sha256"] = Sha256().add(table_file(options.test).data).hex();
+}
+
 }  // namespace
 
 Inputs read_inputs(const Options& options) {
@@ -214,38 +254,8 @@ Inputs read_inputs(const Options& options) {
   inputs.max_tokens = options.max_tokens.value_or(adapter ? adapter->context.max_tokens : 0);
   inputs.lora = lora_config(options, adapter);
 
-  set_groups(inputs);
-  if (!natural.empty()) {
-    auto dealt = partition_natural(inputs.train.id);
-    inputs.partition = std::move(dealt.partition);
-    inputs.client_names = std::move(dealt.names);
-  } else if (options.partition == "iid") {
-    inputs.partition = partition_iid(inputs.train.size(), {.clients = options.clients, .seed = options.seed});
-  } else if (options.partition == "shards") {
-    inputs.partition = partition_shards(inputs.groups, {.clients = options.clients, .seed = options.seed});
-  } else {
-    inputs.partition =
-        partition_dirichlet(inputs.groups, {.clients = options.clients, .alpha = options.dirichlet, .seed = options.seed});
-  }
-
-  Json& config = inputs.config;
-  config = config_of(options);
-  config["clients"] = inputs.partition.size();
-  config["problem_type"] = problem_type_name(inputs.problem_type);
-  config["labels"] = inputs.labels;
-  if (!inputs.measures.positive_label.empty()) config["positive_label"] = inputs.measures.positive_label;
-  config["pooling"] = inputs.pooling ? Json(pooling_name(*inputs.pooling)) : Json("family");
-  config["max_tokens"] = inputs.max_tokens;
-  config["rank"] = inputs.lora.rank;
-  config["alpha"] = inputs.lora.alpha;
-  config["dropout"] = inputs.lora.dropout;
-  if (adapter) {
-    config["targets"] = nullptr;
-    config["adapter_sha256"] = Sha256().add(map_file(options.adapter + "/adapter_model.safetensors").data).hex();
-  }
-  config["model_sha256"] = digest_of(checkpoint);
-  config["train_sha256"] = Sha256().add(table_file(options.train).data).hex();
-  config["test_sha256"] = Sha256().add(table_file(options.test).data).hex();
+  set_partition(inputs, options);
+  set_config(inputs, options, adapter, checkpoint);
   return inputs;
 }
 
