@@ -73,6 +73,16 @@ std::string confusion_table(const Evaluation& evaluation, const std::vector<std:
   return table.text();
 }
 
+/// The last line, and the same for a person.
+void write_measures(const Evaluation& evaluation, const Measures& measures, const std::vector<std::string>& labels) {
+  Json last = {{"examples", evaluation.examples}, {"labels", labels}};
+  for (const std::string& field : measures.fields()) last[field] = Measures::json(measures.value(evaluation, field));
+  if (!evaluation.confusion.empty()) last["confusion"] = evaluation.confusion;
+  std::cout << last.dump() << std::endl;
+  std::cerr << measures.line(last) << ", " << evaluation.examples << " texts\n";
+  if (!evaluation.confusion.empty()) std::cerr << confusion_table(evaluation, labels);
+}
+
 template <class T>
 Predictor load_on_cpu(const PredictorOptions& options) {
   using B = ProgramBackend<T>;
@@ -145,15 +155,7 @@ int main(int argc, char** argv) {
     const std::vector<Json> lines = predictor.predict(table, labelled ? &evaluation : nullptr, notes);
     for (const std::string& note : notes) std::cerr << note_line(table.source + ": " + note) << '\n';
     for (const Json& line : lines) std::cout << line.dump() << '\n';
-    if (labelled) {
-      Json last = {{"examples", evaluation.examples}, {"labels", predictor.labels}};
-      for (const std::string& field : measures.fields())
-        last[field] = Measures::json(measures.value(evaluation, field));
-      if (!evaluation.confusion.empty()) last["confusion"] = evaluation.confusion;
-      std::cout << last.dump() << std::endl;
-      std::cerr << measures.line(last) << ", " << evaluation.examples << " texts\n";
-      if (!evaluation.confusion.empty()) std::cerr << confusion_table(evaluation, predictor.labels);
-    }
+    if (labelled) write_measures(evaluation, measures, predictor.labels);
     return 0;
   });
 }

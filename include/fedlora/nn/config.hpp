@@ -58,7 +58,8 @@ struct ModelConfig {
   Index intermediate_size = 0;
   Index max_positions = 0;    ///< longest sequence in tokens
   Index position_offset = 0;  ///< row of the position table that position 0 takes (RoBERTa: pad_token_id + 1)
-  Index token_types = 0;      ///< 0: the family has none
+  std::optional<std::int32_t> unplaced_token;  ///< has the row before that one and is not counted (RoBERTa's padding)
+  Index token_types = 0;                       ///< 0: the family has none
   std::optional<Index> pad_token;  ///< where the last token stands for a text: passed over at its end
   double norm_eps = 1e-12;
   double rope_theta = 10000;

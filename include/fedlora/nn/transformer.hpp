@@ -116,9 +116,7 @@ class Transformer {
     run.expect(tables.all.count);
     workspace.ids = {run.place(tokens)};
     if constexpr (Arch::positions == Positions::learned) {
-      workspace.position_rows.resize(tables.all.positions.size());
-      for (std::size_t i = 0; i < workspace.position_rows.size(); ++i)
-        workspace.position_rows[i] = tables.all.positions[i] + static_cast<std::int32_t>(config_.position_offset);
+      place_positions(tokens, tables.all.positions, workspace.position_rows);
       workspace.ids.push_back(run.place(workspace.position_rows));
     }
     if (config_.token_types > 0) workspace.ids.push_back(run.place(token_types));
@@ -265,6 +263,20 @@ class Transformer {
       }
     // Without positions attention takes query i for the i-th row of its sequence.
     return run.place(rows.spans, rows.rows.empty() ? nullptr : rows.placed.positions, rows.placed.numbers);
+  }
+
+  /// The row of the position table that each token takes.
+  void place_positions(std::span<const std::int32_t> tokens, const std::vector<std::int32_t>& positions,
+                       std::vector<std::int32_t>& rows) const {
+    const auto first = static_cast<std::int32_t>(config_.position_offset);
+    std::int32_t unplaced = 0;  // of the sequence so far
+    rows.resize(positions.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (positions[i] == 0) unplaced = 0;
+      const bool placed = tokens[i] != config_.unplaced_token;
+      rows[i] = placed ? first + positions[i] - unplaced : first - 1;
+      unplaced += placed ? 0 : 1;
+    }
   }
 
   /// cos and sin of position · frequency, in double, for every position the batch has.

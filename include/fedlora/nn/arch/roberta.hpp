@@ -30,6 +30,7 @@ struct Roberta : Bert {
                         "an id from -1 to max_position_embeddings - 2 = " + std::to_string(config.max_positions - 2),
                         std::to_string(pad));
     config.position_offset = pad + 1;
+    if (pad >= 0) config.unplaced_token = static_cast<std::int32_t>(pad);
     config.max_positions -= config.position_offset;
     return config;
   }
