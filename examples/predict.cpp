@@ -17,6 +17,7 @@
 #include "command_line.hpp"
 #include "cuda/on_cuda.hpp"
 #include "fedlora/core/parallel.hpp"
+#include "fedlora/data/table_notes.hpp"
 #include "fedlora/hf/pretrained.hpp"
 #include "fedlora/report/text_table.hpp"
 #include "predict/predictor.hpp"
@@ -151,6 +152,10 @@ int main(int argc, char** argv) {
     Evaluation evaluation;
     for (const std::string& note : predictor.notes) std::cerr << note_line(note) << '\n';
     if (labelled && predictor.problem_type != ProblemType::regression) name_labels(table, predictor.labels);
+    if (const std::string note = one_label_note(table); !note.empty())
+      std::cerr << note_line(table.source + ": " + note) << '\n';
+    if (const std::string note = place_targets(table, columns.targets, predictor.labels); !note.empty())
+      std::cerr << note_line(note) << '\n';
     std::vector<std::string> notes;
     const std::vector<Json> lines = predictor.predict(table, labelled ? &evaluation : nullptr, notes);
     for (const std::string& note : notes) std::cerr << note_line(table.source + ": " + note) << '\n';

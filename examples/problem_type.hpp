@@ -80,6 +80,26 @@ inline void set_label_columns(ProblemType type, const std::string& label_column,
   columns.label_separator = options.label_separator;
 }
 
+/// Puts the numbers of a table, which stand in these columns, into the places of a head's outputs (`match_numbers`);
+/// the return value says which became which where that is a guess. Empty: it is none.
+inline std::string place_targets(Table& table, const std::vector<std::string>& columns,
+                                 const std::vector<std::string>& head) {
+  if (columns.size() < 2 || columns.size() != head.size()) return "";
+  LabelMatch match{LabelRule::order, match_numbers(head, columns), head};
+  table.place_targets(match.rows);
+  const bool nameless = head == row_names({}, static_cast<Index>(head.size()));
+  const bool by_name = match_labels(head, columns).rule == LabelRule::name;
+  return nameless || by_name ? "" : "numbers of " + table.source + ": " + label_rows_text(match, head, columns);
+}
+
+/// What numbers in these columns are called where no head names them: as the columns, unless those go by number.
+inline std::vector<std::string> target_names(const std::vector<std::string>& columns) {
+  const bool named = columns.size() > 1 && std::none_of(columns.begin(), columns.end(), [](const std::string& column) {
+                       return whole_number(column).has_value();
+                     });
+  return named ? columns : row_names({}, static_cast<Index>(columns.size()));
+}
+
 /// The measures that are shown, and their values.
 struct Measures {
   std::vector<Metric> shown;

@@ -54,6 +54,7 @@ void name_labels(Inputs& inputs, const std::vector<std::string>& head, const std
   std::set<std::string, LabelOrder> both(trained.begin(), trained.end());
   both.insert(tested.begin(), tested.end());
   std::vector<std::string> labels(both.begin(), both.end());
+  if (!inputs.train.label_columns.empty()) labels = trained;  // in the order that they were given in
   LabelMatch match = match_labels(head, labels);
   if (!match) match = match_labels(head, labels = trained);  // a label that only the test has is an error of its own
   const bool adapted = adapter && adapter->num_labels;
@@ -82,27 +83,36 @@ void name_labels(Inputs& inputs, const std::vector<std::string>& head, const std
     inputs.notes.push_back("labels of the head without an example for training: " + detail::quoted_list(absent));
 }
 
-/// The problem type asked for, else the adapter's, else config.json's, else one label of several.
+/// The problem type asked for, else the adapter's, else config.json's, else what transformers makes of the number of
+/// outputs: a number of one, one label of several.
 ProblemType problem_type(const Options& options, const std::optional<PeftConfig>& adapter) {
   if (!options.problem.type.empty()) return *problem_type_option(options.problem.type);
   if (adapter && adapter->context.problem_type) return *adapter->context.problem_type;
   const FileSet files = model_files(options.model);
   const std::string where = files.path_of("config.json");
-  const auto name = json_get_or<std::string>(parse_json(files.require("config.json")), "problem_type", where, "");
-  return problem_type_of(name).value_or(ProblemType::single_label);
+  const Json config = parse_json(files.require("config.json"));
+  const auto named = problem_type_of(json_get_or<std::string>(config, "problem_type", where, ""));
+  const auto outputs = adapter && adapter->num_labels ? *adapter->num_labels
+                                                      : static_cast<Index>(detail::read_id2label(config, where).size());
+  return named.value_or(outputs == 1 ? ProblemType::regression : ProblemType::single_label);
 }
 
-/// The names of a head's rows, `head` those of the one that is there. Numbers go by their place, and are called LABEL_0,
-/// LABEL_1, … as in transformers where there are no names for them.
+/// The names of a head's rows, `head` those of the one that is there.
 void set_labels(Inputs& inputs, const std::vector<std::string>& head, const std::optional<PeftConfig>& adapter,
                 const Options& options) {
   const std::string where = inputs.train.source + ", column " + options.label_column;
   if (inputs.problem_type == ProblemType::regression) {
-    const auto outputs = static_cast<Index>(comma_separated(options.label_column).size());
+    const std::vector<std::string> columns = comma_separated(options.label_column);
+    const auto outputs = static_cast<Index>(columns.size());
     if (adapter && adapter->num_labels.value_or(outputs) != outputs)
       fail<ConfigError>(where, "the " + std::to_string(*adapter->num_labels) + " numbers of the head in " + options.adapter,
                         std::to_string(outputs));
-    inputs.labels = static_cast<Index>(head.size()) == outputs ? head : row_names({}, outputs);
+    inputs.labels = target_names(columns);
+    if (head.size() != columns.size() || head == row_names({}, outputs)) return;
+    inputs.labels = head;
+    place_targets(inputs.test, columns, head);
+    if (std::string note = place_targets(inputs.train, columns, head); !note.empty())
+      inputs.notes.push_back(std::move(note));
     return;
   }
   name_labels(inputs, head, adapter, options);

@@ -83,8 +83,8 @@ TEST_CASE("labels: numbers take the row that says the same number") {
 TEST_CASE("labels: rows go by order where nothing says which is which, and carry the labels from then on") {
   const LabelMatch words = matched(numbered(2), {"spam", "ham"});
   CHECK(words.rule == LabelRule::order);
-  CHECK(words.rows == RowNumbers{1, 0});
-  CHECK(words.names == LabelNames{"ham", "spam"});
+  CHECK(words.rows == RowNumbers{0, 1});
+  CHECK(words.names == LabelNames{"spam", "ham"});
   CHECK(matched({"0", "1"}, {"spam", "ham"}).rule == LabelRule::order);
   CHECK(matched(numbered(2), {"1", "-1"}).names == LabelNames{"-1", "1"});
   CHECK(matched(numbered(3), {"10", "9", "30"}).names == LabelNames{"9", "10", "30"});

@@ -94,6 +94,12 @@ TEST_CASE("table notes: empty texts, and texts that were trained on") {
   CHECK(notes_of(pairs, others).empty());
 }
 
+TEST_CASE("a table of one label alone is told apart") {
+  CHECK(fedlora::one_label_note(noted_table({{"a", "x"}, {"b", "y"}})).empty());
+  CHECK(fedlora::one_label_note(noted_table({{"a", "x"}, {"b", "x"}})) ==
+        "all 2 examples have the label 'x': accuracy and macro F1 say nothing about the other labels");
+}
+
 TEST_CASE("texts that reach the limit are counted: longer ones were cut") {
   fedlora::Dataset data;
   using Ids = std::vector<std::int32_t>;

@@ -98,7 +98,7 @@ TEST_CASE("the problem type is the caller's, else config.json's, else by the num
       {"classifier of tiny", "at least two labels", "regression", "only 'x'"});
 }
 
-TEST_CASE("the outputs of a regression head go by their place, whatever they are called") {
+TEST_CASE("the outputs of a regression head go by their names where all have one, else by their place") {
   const auto saved = [](std::vector<std::string> labels, ProblemType type) {
     const TypedModel model(tiny_base<Bert>(1, {{"id2label", {{"0", "a"}, {"1", "b"}, {"2", "c"}}}}),
                            {.labels = std::move(labels), .problem_type = type}, small_lora);
@@ -108,6 +108,10 @@ TEST_CASE("the outputs of a regression head go by their place, whatever they are
   const auto [numbers, none] = saved({"LABEL_0", "width", "b"}, ProblemType::regression);
   CHECK(std::ranges::equal(named.values(), numbers.values()));
   CHECK(none.empty());
+  const auto [labels, no_note] = saved({"c", "a", "b"}, ProblemType::single_label);
+  const auto [turned, nothing] = saved({"C", "a", "b"}, ProblemType::regression);
+  CHECK(std::ranges::equal(labels.values(), turned.values()));
+  CHECK(nothing.empty());
 }
 
 TEST_CASE("evaluation of numbers and of sets has the same bits on any number of threads") {

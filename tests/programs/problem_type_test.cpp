@@ -113,7 +113,18 @@ TEST_CASE("several numbers at once, and a run of them that is stopped and goes o
   REQUIRE(typed.regression("halves", half).status == 0);
   REQUIRE(typed.regression("halves", rest).status == 0);
   CHECK(typed.digest("halves") == typed.digest("whole"));
-  CHECK(typed.read_json("whole/summary.json")["config"]["labels"] == Json({"LABEL_0", "LABEL_1"}));
+  CHECK(typed.read_json("whole/summary.json")["config"]["labels"] == Json({"score", "other"}));
+
+  // The adapter knows which output is which: columns in another order find theirs.
+  const auto measured = [&](const std::string& columns) {
+    return typed
+        .predict({"--adapter", "whole/adapter", "--file", "pairs.csv", "--text-column", "first", "--text-pair-column",
+                  "second", "--label-column", columns})
+        .back();
+  };
+  const Json right = typed.read_json("whole/summary.json")["federated"];
+  CHECK(measured("score,other")["mse"] == right["mse"]);
+  for (const char* field : {"mse", "pearson"}) CHECK(measured("other,score")[field] == right[field]);
 
   // Another metric is measured where the run stands.
   rest.insert(rest.end(), {"--metric", "mae"});

@@ -8,8 +8,9 @@
 //   2. by name up to letter case and outer spaces, as transformers' run_glue reads POSITIVE for positive;
 //   3. by number: labels that are whole numbers take the row whose name says the same number (LABEL_3, "3", "3 stars"),
 //      or, where names say something else (NEGATIVE, POSITIVE), the row of that number, from 0;
-//   4. by order: as many labels as rows, and nothing that tells which is which: the rows are called LABEL_0, LABEL_1, …
-//      or 0, 1, …, or the labels are 1 to n, or there is but one. A guess, of which a person should be told.
+//   4. by order, that of numbers where labels are numbers, else the one they are given in: as many labels as rows, and
+//      nothing that tells which is which: the rows are called LABEL_0, LABEL_1, … or 0, 1, …, or the labels are 1 to n,
+//      or there is but one. A guess, of which a person should be told.
 // Otherwise they find none: the head is for other labels.
 #pragma once
 
@@ -138,10 +139,11 @@ std::optional<std::vector<std::int64_t>> all_numbers(std::span<const std::string
 
 }  // namespace detail
 
-/// The rows of `labels` (distinct, in any order) in a head whose rows are called `head`.
+/// The rows of `labels` (distinct; in any order, unless that is all there is to tell them apart) in a head whose rows
+/// are called `head`.
 inline LabelMatch match_labels(const std::vector<std::string>& head, std::span<const std::string> labels) {
   if (head.empty() || labels.empty() || labels.size() > head.size()) return {};
-  const std::vector<std::string> asked(labels.begin(), labels.end());
+  std::vector<std::string> asked(labels.begin(), labels.end());
   if (auto rows = detail::places(asked, head)) return {LabelRule::name, std::move(*rows), head};
 
   std::vector<std::string> folded_asked, folded_head;
@@ -163,9 +165,21 @@ inline LabelMatch match_labels(const std::vector<std::string>& head, std::span<c
   std::sort(sorted.begin(), sorted.end(), LabelOrder{});
   const bool from_one = numbers && whole_number(sorted.front()) == 1 &&
                         whole_number(sorted.back()) == static_cast<std::int64_t>(sorted.size());
-  if (asked.size() == head.size() && (!named || from_one || head.size() == 1))
-    if (auto rows = detail::places(asked, sorted)) return {LabelRule::order, std::move(*rows), std::move(sorted)};
+  if (asked.size() == head.size() && (!named || from_one || head.size() == 1)) {
+    const std::vector<std::string>& order = numbers ? sorted : asked;
+    if (auto rows = detail::places(asked, order)) return {LabelRule::order, std::move(*rows), order};
+  }
   return {};
+}
+
+/// The rows of numbers, which need no names, in a head with as many: by name, up to letter case, where every one has
+/// its row so; else by their place.
+inline std::vector<Index> match_numbers(const std::vector<std::string>& head, std::span<const std::string> numbers) {
+  const LabelMatch match = match_labels(head, numbers);
+  if (match.rule == LabelRule::name || match.rule == LabelRule::letter_case) return match.rows;
+  std::vector<Index> rows;
+  for (std::size_t row = 0; row < numbers.size(); ++row) rows.push_back(static_cast<Index>(row));
+  return rows;
 }
 
 /// "'a' = row 0 (NEGATIVE), 'b' = row 1 (POSITIVE)": what a person should be told of labels that did not find their

@@ -89,6 +89,9 @@ struct Table {
   /// Calls every label among `labels` by the name of the row that it was matched with.
   void name_labels(std::span<const std::string> labels, const LabelMatch& match);
 
+  /// Puts the numbers of every example into the places that `rows` gives them.
+  void place_targets(std::span<const Index> rows);
+
   /// The examples named, in the order named.
   Table select(std::span<const Index> examples) const;
 };
@@ -364,6 +367,14 @@ inline void Table::name_labels(std::span<const std::string> labels, const LabelM
   rename(label);
   rename(label_columns);
   for (auto& some : label_sets) rename(some);
+}
+
+inline void Table::place_targets(std::span<const Index> rows) {
+  std::vector<double> placed(targets.size());
+  for (std::size_t first = 0; first < targets.size(); first += rows.size())
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      placed[first + static_cast<std::size_t>(rows[i])] = targets[first + i];
+  targets = std::move(placed);
 }
 
 inline Table Table::select(std::span<const Index> examples) const {

@@ -76,6 +76,14 @@ inline std::string cut_note(const Dataset& data, Index max_tokens) {
          std::to_string(max_tokens) + " tokens, where longer ones are cut";
 }
 
+/// That all examples have one label, which makes figures of a test mean little; empty where they do not.
+inline std::string one_label_note(const Table& table) {
+  const std::vector<std::string> names = table.label_names();
+  if (names.size() != 1 || !table.label_columns.empty()) return "";
+  return "all " + std::to_string(table.size()) + " examples have the label " + detail::in_quotes(names[0]) +
+         ": accuracy and macro F1 say nothing about the other labels";
+}
+
 /// A sentence for each thing: one label alone, in training or in testing; labels that differ in letter case, spaces or
 /// the way a number is written; a label of their own for most examples; texts without a character; test examples that
 /// were trained on, when they are a twentieth or more. Tables without labels have none of what concerns them.

@@ -49,7 +49,9 @@ inline std::vector<std::string> labels_in_field(std::string_view field, std::str
                                                 const std::string& place) {
   const bool array = field.find('\0') != std::string_view::npos;
   if (!array && separator.empty() && !field.empty())
-    fail<FormatError>(place, "an array of labels, or a label separator to tell those in a text apart",
+    fail<FormatError>(place,
+                      "an array of labels, or a label separator to tell those in a text apart (a column of 0 and 1 alone "
+                      "is one of two labels: single-label)",
                       in_quotes(field, 60));
   const std::string_view between = array ? std::string_view("\0", 1) : separator;
   std::vector<std::string> labels;

@@ -86,7 +86,8 @@ inline AdapterContext adapter_context_of(const SafetensorsMetadata& metadata, co
   };
   if (json.contains("pooling")) context.pooling = read("pooling", pooling_named, "cls, last or mean");
   if (json.contains("problem_type"))
-    context.problem_type = read("problem_type", problem_type_of, "single_label_classification, multi_label_classification or regression");
+    context.problem_type =
+        read("problem_type", problem_type_of, "single_label_classification, multi_label_classification or regression");
   context.max_tokens = json_get_or<Index>(json, "max_tokens", file, 0);
   if (context.max_tokens < 0 || context.max_tokens > (Index{1} << 24))
     fail<FormatError>(file + ", field max_tokens", "a number of tokens", std::to_string(context.max_tokens));

@@ -264,12 +264,11 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     return row_names(base().config().id2label, weight->second.rows);
   }
 
-  /// Finds the row of the checkpoint's output layer for every label, or says why none is taken over. Numbers go by their
-  /// place, whatever they are called.
+  /// Finds the row of the checkpoint's output layer for every label, or says why none is taken over.
   void match_output(const HeadLayer& output) {
     const std::vector<std::string> head = checkpoint_labels();
     if (problem_type_ == ProblemType::regression && head.size() == labels_.size()) {
-      for (std::size_t row = 0; row < head.size(); ++row) output_rows_.push_back(static_cast<Index>(row));
+      output_rows_ = match_numbers(head, labels_);
       return;
     }
     const LabelMatch match = match_labels(head, labels_);
