@@ -8,6 +8,7 @@
 // {"nll": null, "tokens": 0}. With --label-column the last line holds the measures by name, "loss", "examples",
 // "labels" and, where a text has one label, "confusion" ([true][predicted]), which also goes to standard error as a
 // table.
+#include <algorithm>
 #include <iostream>
 #include <iterator>
 #include <string>
@@ -49,8 +50,9 @@ Table read_texts(const std::string& file, const TableColumns& columns) {
 }
 
 /// Calls the table's labels by the names of the head's rows (data/labels.hpp), and says so where names alone did not
-/// tell. \throws FormatError naming the line of a label that has no row.
-void name_labels(Table& table, const std::vector<std::string>& head) {
+/// tell. A positive label that is one of the table's is called as its row too. \throws FormatError naming the line of a
+/// label that has no row.
+void name_labels(Table& table, const std::vector<std::string>& head, std::string& positive_label) {
   const std::vector<std::string> labels = table.label_names();
   if (labels.empty()) return;
   LabelMatch match = match_labels(head, labels);
@@ -60,6 +62,8 @@ void name_labels(Table& table, const std::vector<std::string>& head) {
     std::cerr << "note: labels of " << table.source << ": " << label_rows_text(match, head, labels) << '\n';
   match.names = head;
   table.name_labels(labels, match);
+  if (const auto found = std::find(labels.begin(), labels.end(), positive_label); found != labels.end())
+    positive_label = head[static_cast<std::size_t>(match.rows[static_cast<std::size_t>(found - labels.begin())])];
 }
 
 std::string confusion_table(const Evaluation& evaluation, const std::vector<std::string>& labels) {
@@ -147,15 +151,16 @@ int main(int argc, char** argv) {
         if (app.count(option) > 0) fail<UsageError>(option, "a classifier", "a language model");
     if (!labelled && !options.problem.metric.empty()) fail<UsageError>("--metric", "--label-column with it", "none");
     if (!predictor.labels.empty()) set_label_columns(predictor.problem_type, label_column, options.problem, columns);
-    const Measures measures(predictor.problem_type, options.problem, predictor.labels);
     Table table = read_texts(file, columns);
     Evaluation evaluation;
     for (const std::string& note : predictor.notes) std::cerr << note_line(note) << '\n';
-    if (labelled && predictor.problem_type != ProblemType::regression) name_labels(table, predictor.labels);
+    if (labelled && predictor.problem_type != ProblemType::regression)
+      name_labels(table, predictor.labels, options.problem.positive_label);
     if (const std::string note = one_label_note(table); !note.empty())
       std::cerr << note_line(table.source + ": " + note) << '\n';
     if (const std::string note = place_targets(table, columns.targets, predictor.labels); !note.empty())
       std::cerr << note_line(note) << '\n';
+    const Measures measures(predictor.problem_type, options.problem, predictor.labels);
     std::vector<std::string> notes;
     const std::vector<Json> lines = predictor.predict(table, labelled ? &evaluation : nullptr, notes);
     for (const std::string& note : notes) std::cerr << note_line(table.source + ": " + note) << '\n';

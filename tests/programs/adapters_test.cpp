@@ -146,6 +146,15 @@ TEST_CASE("labels find their rows of a trained head, whatever they are called, i
   }
 }
 
+TEST_CASE("the positive label may be called as the table calls it") {
+  const TrainedHead head({"contradiction", "neutral", "entailment"}, {"1", "2", "3"});
+  const Finished run = head.predict({"--file", "train.csv", "--metric", "f1", "--positive-label", "2"});
+  INFO(run.err);
+  REQUIRE(run.status == 0);
+  CHECK(has(run.err, "'2' = row 1 (neutral)"));
+  CHECK(has(run.err, "F1 of neutral"));
+}
+
 TEST_CASE("a head for other labels is not taken over in silence") {
   const TrainedHead head({"contradiction", "neutral", "entailment"}, {"x", "y", "z"});
   const Finished trained = head.federation("out");
