@@ -37,7 +37,7 @@ int main(int argc, char** argv) {
     std::ios::sync_with_stdio(false);
     const std::filesystem::path given(path);
     const Tokenizer tokenizer = load_tokenizer(std::filesystem::exists(given) ? given : resolve_model(path));
-    for (const std::string& warning : tokenizer.warnings()) std::cerr << "fedlora-tokenize: " << warning << '\n';
+    for (const std::string& warning : tokenizer.warnings()) std::cerr << "fedlora-tokenize: warning: " << warning << '\n';
     std::size_t number = 0;
     for (std::string line; std::getline(std::cin, line);) {
       ++number;

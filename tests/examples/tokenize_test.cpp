@@ -16,10 +16,11 @@ struct Outcome {
 };
 
 /// Runs the program on a small tokenizer with `input` on its standard input.
-Outcome tokenize(const std::string& arguments, const std::string& input) {
+Outcome tokenize(const std::string& arguments, const std::string& input, const std::string& added_tokens = "{}") {
   const fedlora::tests::TemporaryDirectory directory;
   const auto at = [&](const char* name) { return (directory.path() / name).string(); };
   fedlora::tests::write_text(at("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\nhello\nworld\n!\n");
+  fedlora::tests::write_text(at("added_tokens.json"), added_tokens);
   fedlora::tests::write_text(at("in"), input);
   const std::string command = "cd '" + directory.path().string() + "' && '" FEDLORA_PROGRAM_DIR "/fedlora-tokenize' " +
                               arguments + " < in > out 2> error";
@@ -39,6 +40,15 @@ TEST_CASE("a line of text becomes a line of ids, and back") {
   const Outcome text = tokenize("--tokenizer . --decode", "[2,4,5,6,3]\n[]\n");
   CHECK(text.exit_code == 0);
   CHECK(text.out == "hello world!\n\n");
+}
+
+TEST_CASE("what is odd about the files is a warning, and the ids come all the same") {
+  const Outcome ids = tokenize("--tokenizer .", "hello x\n", R"({"x": 9})");
+  CHECK(ids.exit_code == 0);
+  CHECK(ids.out == "[2,4,7,3]\n");
+  CHECK(ids.error ==
+        "fedlora-tokenize: warning: ./added_tokens.json, token 'x' gives the token 'x' the id 9; it gets 7 instead, as "
+        "tokens that ./vocab.txt lacks are numbered on from the number of its pieces (as in transformers)\n");
 }
 
 TEST_CASE("errors name the line and end with 1") {

@@ -64,7 +64,7 @@ TEST_CASE("Every variant of a tokenizer gives Hugging Face's ids, token types an
   CHECK(decoded > 200);
 }
 
-TEST_CASE("Padding and truncation of the file are passed over") {
+TEST_CASE("Padding and the length of truncation in the file are passed over") {
   const Json golden =
       Json::parse(fedlora::tests::read_text(std::string(FEDLORA_TEST_DIR) + "/golden/tokenizer/cases.json"));
   Json plain = variant_of(golden["bases"]["wordpiece"], Json::object());

@@ -219,11 +219,14 @@ TEST_CASE("What transformers does in silence is said") {
             .empty());
   check_one(
       warnings({{"vocab.txt", word_pieces}, {"tokenizer_config.json", bert}, {"added_tokens.json", R"({"<x>": 10})"}}),
-      {"dir/added_tokens.json, token '<x>'", "'<x>' is numbered 9, not 10", "dir/vocab.txt decides"});
+      {"dir/added_tokens.json, token '<x>' gives the token '<x>' the id 10; it gets 9 instead, as tokens that dir/vocab.txt "
+       "lacks are numbered on from the number of its pieces"});
   check_one(warnings({{"vocab.txt", word_pieces + "the\n"},
                       {"tokenizer_config.json", bert},
                       {"added_tokens.json", R"({"<x>": 9})"}}),
-            {"'<x>' is numbered 9, which is the piece 'the' too"});
+            {"gives the token '<x>' the id 9; dir/vocab.txt gives that id to the piece 'the', so both have it"});
+  check_one(warnings({{"vocab.txt", word_pieces}, {"tokenizer_config.json", bert}, {"added_tokens.json", R"({"dog": 20})"}}),
+            {"gives the token 'dog' the id 20; it gets 7 instead, its id in dir/vocab.txt"});
   check_one(
       warnings({{"vocab.txt", "[UNK]\n[SEP]\nthe\n"}, {"tokenizer_config.json", bert}}),
       {"dir/vocab.txt: no file numbers '[CLS]', the cls_token of BertTokenizer", "it is 4, after the vocabulary"});
@@ -236,7 +239,8 @@ TEST_CASE("What transformers does in silence is said") {
   check_one(
       warnings(
           {{"tokenizer.json", words.dump()}, {"tokenizer_config.json", bert}, {"added_tokens.json", R"({"<x>": 9})"}}),
-      {"dir/added_tokens.json, token '<x>': the token '<x>' (9) is passed over", "in tokenizer.json another"});
+      {"dir/added_tokens.json, token '<x>' gives the token '<x>' the id 9, dir/tokenizer.json, field added_tokens[0] "
+       "gives it to '<y>'; tokenizer.json counts, and '<x>' is no token"});
   Json json = Json::parse(byte_level_json);
   json["normalizer"] = {{"type", "NFKC"}};
   check_one(warnings({{"tokenizer.json", json.dump()}, {"tokenizer_config.json", of_class("GPT2Tokenizer")}}),

@@ -6,6 +6,7 @@
 
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "support.hpp"
@@ -143,6 +144,25 @@ TEST_CASE("tokenizer.json comes before vocab.txt, and that before vocab.json; a 
   CHECK(load_tokenizer(directory.path() / "merges.txt").encode("a").ids == Ids{3});
 }
 
+TEST_CASE("tokenizer.json says which end of a text is cut, named itself too") {
+  const tests::TemporaryDirectory directory;
+  const auto path = directory.path() / "tokenizer.json";
+  Json json = word_piece();
+  json["pre_tokenizer"] = {{"type", "WhitespaceSplit"}};
+  json["model"]["vocab"] = {{"[UNK]", 0}, {"a", 1}, {"A", 2}, {"b", 3}};
+  // The ids are those of Tokenizer.from_file(…).encode(…) of tokenizers with max_length 3.
+  for (const auto& [direction, single, pair] :
+       {std::tuple("Left", Ids{3, 1, 1}, Ids{1, 2, 2}), std::tuple("Right", Ids{1, 2, 3}, Ids{1, 1, 2})}) {
+    json["truncation"] = {{"direction", direction}, {"max_length", 3}, {"strategy", "LongestFirst"}, {"stride", 0}};
+    tests::write_text(path, json.dump());
+    for (const auto& given : {path, directory.path()}) {
+      const Tokenizer tokenizer = load_tokenizer(given);
+      CHECK(tokenizer.encode("a A b a a", {.max_tokens = 3}).ids == single);
+      CHECK(tokenizer.encode("a A b a", "a A A A", {.max_tokens = 3}).ids == pair);
+    }
+  }
+}
+
 TEST_CASE("Merges as strings and as pairs") {
   Json json = bpe();
   CHECK(load({{"tokenizer.json", json.dump()}}).encode("aab").ids == Ids{0, 2});
@@ -213,6 +233,20 @@ TEST_CASE("A wrong tokenizer.json is refused, naming file and field") {
        "/pre_tokenizer",
        {{"type", "Metaspace"}, {"prepend_scheme", "always"}, {"add_prefix_space", false}},
        "[dir/tokenizer.json, field pre_tokenizer.prepend_scheme] expected never"},
+      {bpe(),
+       "/pre_tokenizer",
+       {{"type", "Metaspace"}, {"add_prefix_space", false}},
+       "[dir/tokenizer.json, field pre_tokenizer.prepend_scheme] expected never, as add_prefix_space is false"},
+      {bpe(),
+       "/pre_tokenizer",
+       {{"type", "Delimiter"}, {"delimiter", "a"}},
+       "[dir/tokenizer.json, field pre_tokenizer.type] expected one of"},
+      {bpe(), "/zzz", nullptr, "[dir/tokenizer.json, field zzz] expected a field that tokenizers knows"},
+      {bpe(), "/version", "2.0", "[dir/tokenizer.json, field version] expected '1.0'"},
+      {bpe(),
+       "/truncation",
+       {{"direction", "left"}},
+       "[dir/tokenizer.json, field truncation.direction] expected Left or Right"},
       {bpe(),
        "/pre_tokenizer",
        {{"type", "Split"}, {"pattern", {{"String", "x"}}}, {"behavior", "Gone"}},
@@ -305,8 +339,10 @@ TEST_CASE("Ids far apart cost no memory, and gaps may lead to two tokens with on
   CHECK(shared.encode("b").ids == Ids{3});
   CHECK(shared.encode("new").ids == Ids{3});
   REQUIRE(shared.warnings().size() == 1);
-  begins(shared.warnings()[0],
-         "dir/tokenizer.json, field added_tokens[0]: the token 'new' is numbered 3, which is the piece 'b' too");
+  begins(
+      shared.warnings()[0],
+      "dir/tokenizer.json, field added_tokens[0] gives the token 'new' the id 3; dir/tokenizer.json, field model.vocab "
+      "gives that id to the piece 'b', so both have it");
   json["model"]["vocab"]["b"] = 2147483647;
   json["added_tokens"] = {{{"id", 0}, {"content", "b"}}, {{"id", 3}, {"content", "new"}}};
   CHECK(load({{"tokenizer.json", json.dump()}}).encode("new").ids == Ids{3});

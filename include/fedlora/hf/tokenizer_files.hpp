@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tokenizers from the files of the Hugging Face ecosystem, with the ids that AutoTokenizer of transformers 5 gives:
 // tokenizer.json, else vocab.txt (BERT), else vocab.json and merges.txt (GPT-2, RoBERTa), as the tokenizer class reads
-// them that tokenizer_config.json or config.json names. `padding` and `truncation` of tokenizer.json are passed over
-// (but for the side that is cut): the caller of encode() decides about length.
+// them that tokenizer_config.json or config.json names. Of tokenizer.json's `truncation` the side that is cut is read,
+// of its `padding` the pad token (as a special token, where the class has none of its own): the caller of encode()
+// decides about length, and nothing is padded.
 #pragma once
 
 #include <filesystem>

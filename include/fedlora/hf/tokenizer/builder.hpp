@@ -36,9 +36,18 @@ struct TokenizerFiles {
   std::optional<Bytes> merges;  ///< merges.txt
   TokenizerSettings settings = {};
 
+  /// \throws FormatError for a document that tokenizers would not read at all, whatever stands in its parts.
   void parse() {
     parsed = parse_json(*json);
     if (!parsed.is_object()) fail<FormatError>(json->name, "an object", shown(parsed));
+    static constexpr std::array<std::string_view, 9> known = {"version",        "truncation", "padding",
+                                                              "added_tokens",   "normalizer", "pre_tokenizer",
+                                                              "post_processor", "decoder",    "model"};
+    for (const auto& [field, value] : parsed.items()) {
+      if (field == "version" && value != "1.0") fail<FormatError>(json_where(json->name, field), "'1.0'", shown(value));
+      if (std::find(known.begin(), known.end(), field) == known.end())
+        fail<FormatError>(json_where(json->name, field), "a field that tokenizers knows", "another, which it refuses");
+    }
   }
   std::optional<JsonNode> root() const { return json ? std::optional(JsonNode{parsed, json->name, ""}) : std::nullopt; }
 };
@@ -65,19 +74,26 @@ inline std::vector<AddedToken> resolved_tokens(const std::vector<NumberedToken>&
   return out;
 }
 
-/// Warns of ids that files give and that are not followed, and of ids that a piece of the vocabulary has too.
+/// Warns of ids that files give and that are not followed, and of ids that a piece of the vocabulary has too: which
+/// file says what, and which one counts.
 inline void note_numbers(TokenizerParts& parts, const std::vector<NumberedToken>& tokens) {
+  const std::string& vocabulary = parts.vocabulary_source;
   for (const NumberedToken& token : tokens) {
     const AddedToken& given = token.named.token;
     const std::int32_t id = parts.find(given.content);
     const auto piece = parts.vocabulary().piece_of(id);
-    std::string odd;
-    if (id >= 0 && id != token.id) odd = ", not " + std::to_string(token.id);
-    if (piece && *piece != given.content) odd += ", which is the piece " + in_quotes(*piece) + " too";
-    if (odd.empty()) continue;
-    parts.warnings.push_back(given.source + ": the token " + in_quotes(given.content) + " is numbered " +
-                             std::to_string(id) + odd + ", as in transformers; " + parts.vocabulary_source +
-                             " decides, from its number of pieces on");
+    const bool is_shared = piece && *piece != given.content;
+    if (id < 0 || (id == token.id && !is_shared)) continue;
+    std::string text =
+        given.source + " gives the token " + in_quotes(given.content) + " the id " + std::to_string(token.id);
+    if (id != token.id) {
+      text += "; it gets " + std::to_string(id) + " instead, ";
+      text += parts.vocabulary().find(given.content) >= 0
+                  ? "its id in " + vocabulary
+                  : "as tokens that " + vocabulary + " lacks are numbered on from the number of its pieces";
+    }
+    if (is_shared) text += "; " + vocabulary + " gives that id to the piece " + in_quotes(*piece) + ", so both have it";
+    parts.warnings.push_back(text + " (as in transformers)");
   }
 }
 
@@ -111,6 +127,16 @@ inline void note_never_found(TokenizerParts& parts) {
   }
 }
 
+/// Whether a text that is too long loses its beginning, where nothing beside tokenizer.json says.
+inline bool cuts_beginning(const JsonNode& root) {
+  const auto truncation = root.child("truncation");
+  if (!truncation) return false;
+  const auto direction = truncation->get_or<std::string>("direction", "Right");
+  if (direction != "Left" && direction != "Right")
+    fail<FormatError>(truncation->where() + ".direction", "Left or Right", in_quotes(direction));
+  return direction == "Left";
+}
+
 /// A tokenizer.json as it stands, without its warnings.
 inline TokenizerParts parts_of_json(const JsonNode& root) {
   const JsonNode model = root.required("model");
@@ -120,6 +146,7 @@ inline TokenizerParts parts_of_json(const JsonNode& root) {
   TokenizerParts parts = read_stages(root, read_pieces(model));
   if (const auto node = root.child("post_processor")) read_post_processor(*node, parts.post_processors);
   parts.vocabulary_source = model.where() + ".vocab";
+  parts.cuts_beginning = cuts_beginning(root);
   parts.add(resolved_tokens(read_added_tokens(root)), root.file + ", field added_tokens");
   return parts;
 }
@@ -346,20 +373,16 @@ class TokenizerBuilder {
 
   void set_flags() {
     parts_.added_tokens.split_special_tokens(settings_.flag("split_special_tokens", false));
-    parts_.cleans_up_spaces =
-        settings_.flag("clean_up_tokenization_spaces", false) &&
-        (std::holds_alternative<WordPiece>(parts_.model) ||
-         settings_.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", false));
-    std::string side = "right";
-    if (const auto root = files_.root()) {
-      if (const auto truncation = root->child("truncation"))
-        side = truncation->get_or<std::string>("direction", "Right") == "Left" ? "left" : "right";
-    }
+    const bool cleans_up = settings_.flag("clean_up_tokenization_spaces", false);
+    const bool for_bpe =
+        settings_.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", false);
+    parts_.cleans_up_spaces = cleans_up && (for_bpe || std::holds_alternative<WordPiece>(parts_.model));
+    if (const auto root = files_.root()) parts_.cuts_beginning = cuts_beginning(*root);
     if (const auto node = settings_.find("truncation_side")) {
-      side = json_convert<std::string>(node->value, node->where());
+      const auto side = json_convert<std::string>(node->value, node->where());
       if (side != "left" && side != "right") fail<FormatError>(node->where(), "left or right", in_quotes(side));
+      parts_.cuts_beginning = side == "left";
     }
-    parts_.cuts_beginning = side == "left";
     parts_.has_token_types = kind_.has_token_types || guessed_;
     if (const auto node = settings_.find("model_input_names")) {
       const auto names = json_convert<std::vector<std::string>>(node->value, node->where());
@@ -367,14 +390,18 @@ class TokenizerBuilder {
     }
   }
 
+  /// Warns of tokens whose id tokenizer.json gives to another one.
   void note_overruled() {
     for (const NumberedToken& token : numbered_.overruled) {
       const AddedToken& given = token.named.token;
+      const auto has_id = [&](const NumberedToken& other) { return other.id == token.id; };
+      const AddedToken& other = std::find_if(numbered_.tokens.begin(), numbered_.tokens.end(), has_id)->named.token;
       const std::int32_t id = parts_.find(given.content);
-      parts_.warnings.push_back(given.source + ": the token " + in_quotes(given.content) + " (" +
-                                std::to_string(token.id) + ") is " +
-                                (id < 0 ? "passed over" : "numbered " + std::to_string(id)) +
-                                ", as in transformers: in tokenizer.json another token has its id");
+      const std::string outcome = id < 0 ? " is no token" : " gets the id " + std::to_string(id);
+      parts_.warnings.push_back(given.source + " gives the token " + in_quotes(given.content) + " the id " +
+                                std::to_string(token.id) + ", " + other.source + " gives it to " +
+                                in_quotes(other.content) + "; tokenizer.json counts, and " + in_quotes(given.content) +
+                                outcome + " (as in transformers)");
     }
   }
 

@@ -161,6 +161,7 @@ class TokenizerSettings {
     for (const Json* file : {&map_, &config_}) {
       for (const auto& [role, value] : file->items()) {
         if (!role.ends_with("_token") || std::count(token_roles.begin(), token_roles.end(), role) != 0) continue;
+        if (role == "add_bos_token" || role == "add_eos_token") continue;  // flags
         const JsonNode node{value, file == &map_ ? map_file_ : config_file_, role};
         const bool is_token = value.is_string() || (value.is_object() && (is_of_map(node) || value.contains("__type")));
         if (!is_token) continue;
@@ -247,7 +248,7 @@ class TokenizerSettings {
     if (const auto inputs = root.child("init_inputs"); inputs && !inputs->value.empty())
       fail<FormatError>(inputs->where(), "an empty array", shown(inputs->value));
     for (const JsonNode& file : root.elements("fast_tokenizer_files")) {
-      if (file.value.is_string() && file.value != "tokenizer.json")
+      if (file.value != "tokenizer.json")
         fail<FormatError>(file.where(), "'tokenizer.json', for every version of transformers", shown(file.value));
     }
     if (root.flag("fix_mistral_regex", false))
@@ -275,6 +276,7 @@ class TokenizerSettings {
     return out;
   }
 
+  /// Fills `extra_`, `roles_of_extra_` and `special_extra_`, the special tokens beyond the usual roles, from
   /// extra_special_tokens and additional_special_tokens, its older name, of both files. In tokenizer_config.json the
   /// older name counts where the newer one says nothing; an object names roles; special_tokens_map.json adds to a list
   /// under the newer name, and under the older one counts where there is nothing else.

@@ -19,9 +19,8 @@
 
 namespace fedlora::detail {
 
-/// {"String": …} or {"Regex": …}, or a plain string as some files have it.
+/// {"String": …} or {"Regex": …}.
 inline Pattern read_pattern(const JsonNode& node) {
-  if (node.value.is_string()) return Pattern::literal(node.value.get_ref<const std::string&>(), node.where());
   if (node.child("String")) return Pattern::literal(node.get<std::string>("String"), node.where() + ".String");
   return Pattern::regex(node.get<std::string>("Regex"), node.where() + ".Regex");
 }
@@ -69,10 +68,10 @@ inline SplitBehavior read_behavior(const JsonNode& node) {
                     "one of Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous", in_quotes(name));
 }
 
-/// Metaspace's prepend_scheme, or add_prefix_space of older files.
+/// Metaspace's prepend_scheme: always, where it is absent. The add_prefix_space of older files may not contradict it.
 inline PrependScheme read_prepend_scheme(const JsonNode& node) {
   const bool add_prefix_space = node.get_or("add_prefix_space", true);
-  const auto name = node.get_or<std::string>("prepend_scheme", add_prefix_space ? "always" : "never");
+  const auto name = node.get_or<std::string>("prepend_scheme", "always");
   const auto where = node.file + ", field " + node.path_of("prepend_scheme");
   if (!add_prefix_space && name != "never")
     fail<FormatError>(where, "never, as add_prefix_space is false", in_quotes(name));
@@ -107,7 +106,7 @@ inline void read_pre_tokenizer(const JsonNode& node, std::vector<PreTokenizer>& 
     out.emplace_back(PunctuationSplit{read_behavior(node)});
   } else if (type == "Digits") {
     out.emplace_back(DigitsSplit{node.get_or("individual_digits", false)});
-  } else if (type == "CharDelimiterSplit" || type == "Delimiter") {
+  } else if (type == "CharDelimiterSplit") {
     out.emplace_back(DelimiterSplit{one_character(node, "delimiter", node.get<std::string>("delimiter"))});
   } else if (type == "Split") {
     out.emplace_back(

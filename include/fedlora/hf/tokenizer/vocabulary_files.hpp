@@ -76,8 +76,9 @@ struct Pieces {
 };
 
 inline Pieces read_pieces(const JsonNode& model) {
+  const std::string type = model_type_of(model);
   Pieces out{read_vocabulary(model.required("vocab"))};
-  if (model_type_of(model) == "BPE") {
+  if (type == "BPE") {
     out.merges = read_merges(model.required("merges"));
     out.merges_where = model.where() + ".merges";
   }
