@@ -4,7 +4,8 @@
 write them, for tests/hf/formats_test.cpp to look up in examples/formats.md.
 
 `config.json` by model_type: PreTrainedConfig.to_dict() of a configuration that is all defaults. `adapter_config.json`: peft's LoraConfig.
-`tokenizer.json`: one of every component that `tokenizers` has, by part and type ("normalizer.BertNormalizer": fields).
+`tokenizer.json`: one of every component that `tokenizers` has, as it writes it, by part and type ("normalizer.BertNormalizer"); the whole
+under "".
 `tokenizer_config.json`: what save_pretrained writes for the classes whose files are read here.
 """
 import json
@@ -26,12 +27,12 @@ def components():
     t.enable_padding()
     t.enable_truncation(8)
     whole = json.loads(t.to_str())
-    yield "", None, whole
-    yield "added_tokens", None, whole["added_tokens"][0]
-    yield "truncation", None, whole["truncation"]
-    yield "padding", None, whole["padding"]
-    for model in (models.BPE(), models.WordPiece({"[UNK]": 0}), models.WordLevel({"a": 0}, unk_token="a"), models.Unigram([("a", 0.0)])):
-        yield "model", None, json.loads(Tokenizer(model).to_str())["model"]
+    yield "", whole
+    yield "added_tokens", whole["added_tokens"][0]
+    yield "truncation", whole["truncation"]
+    yield "padding", whole["padding"]
+    for model in (models.BPE({"a": 0, "b": 1, "ab": 2, "<unk>": 3}, [("a", "b")]), models.WordPiece({"[UNK]": 0}), models.WordLevel({"a": 0}, unk_token="a"), models.Unigram([("a", 0.0)])):
+        yield "model", json.loads(Tokenizer(model).to_str())["model"]
     n, p, d, q = normalizers, pre_tokenizers, decoders, processors
     for part, made in {
         "normalizer": [n.BertNormalizer(), n.ByteLevel(), n.Lowercase(), n.NFC(), n.NFD(), n.NFKC(), n.NFKD(), n.Nmt(), n.Prepend("x"),
@@ -44,15 +45,11 @@ def components():
         "post_processor": [q.BertProcessing(SEP, CLS), q.RobertaProcessing(SEP, CLS), q.ByteLevel(), q.Sequence([]),
                            q.TemplateProcessing("[CLS] $A", "[CLS] $A $B", [CLS])]}.items():
         for component in made:
-            yield part, None, json.loads(component.__getstate__())
+            yield part, json.loads(component.__getstate__())
 
 
-def tokenizer_fields():
-    fields = {}
-    for part, _, value in components():
-        name = f"{part}.{value['type']}" if part and "type" in value else part
-        fields.setdefault(name, set()).update(key for key in value if key != "type" or not part)
-    return {name: sorted(found) for name, found in sorted(fields.items())}
+def tokenizer_parts():
+    return {f"{part}.{value['type']}" if part and "type" in value else part: value for part, value in components()}
 
 
 def tokenizer_config_fields():
@@ -73,7 +70,7 @@ def main():
     out = {
         "config.json": {c.model_type: sorted(c().to_dict()) for c in configs},
         "adapter_config.json": sorted(LoraConfig().to_dict()),
-        "tokenizer.json": tokenizer_fields(),
+        "tokenizer.json": tokenizer_parts(),
         "tokenizer_config.json": tokenizer_config_fields(),
     }
     path = pathlib.Path(__file__).with_name("format_fields.json")

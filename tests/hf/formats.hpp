@@ -20,12 +20,14 @@ struct FormatRow {
   std::vector<std::string> fields;
   std::vector<std::string> where;  ///< families, tokenizer classes, or parts of tokenizer.json; empty: everywhere
   std::string outcome;             ///< "read", "no effect" or "refused"
-  std::vector<Json> examples;      ///< values that are refused, where the row shows some
+  std::vector<Json> examples;      ///< values that the row shows: refused ones, or such as change what is read
 
-  /// A part of tokenizer.json whose type is not said ("model", in old files) may be any of that part.
+  /// A part of tokenizer.json whose type is not said ("model", in old files) may be any of that part; a row may be of a
+  /// part whatever its type. The whole of tokenizer.json is the place "".
   bool of(const std::string& place) const {
     return where.empty() || std::any_of(where.begin(), where.end(), [&](const std::string& name) {
-             return name == place || (!place.empty() && name.starts_with(place + "."));
+             return name == place || (!place.empty() && name.starts_with(place + ".")) ||
+                    (!name.empty() && place.starts_with(name + "."));
            });
   }
 };
@@ -57,6 +59,7 @@ inline std::vector<FormatRow> format_rows(const std::string& file) {
     FormatRow& row = rows.emplace_back();
     row.fields = code_in(cells[0]);
     row.where = code_in(cells[1]);
+    if (row.where.empty() && file == "tokenizer.json") row.where = {""};
     for (const char* outcome : {"read", "no effect", "refused"})
       if (cells[2].find(outcome) == 1) row.outcome = outcome;
     if (row.outcome.empty()) throw std::runtime_error("an outcome that is none in: " + line);
@@ -66,11 +69,12 @@ inline std::vector<FormatRow> format_rows(const std::string& file) {
   return rows;
 }
 
-/// The row of a field of one place, or null.
+/// The row of a field of one place, or of any ("any place"); or null.
 inline const FormatRow* find_row(const std::vector<FormatRow>& rows, const std::string& place,
                                  const std::string& field) {
   const auto found = std::find_if(rows.begin(), rows.end(), [&](const FormatRow& row) {
-    return row.of(place) && std::find(row.fields.begin(), row.fields.end(), field) != row.fields.end();
+    return (place == "any place" || row.of(place)) &&
+           std::find(row.fields.begin(), row.fields.end(), field) != row.fields.end();
   });
   return found == rows.end() ? nullptr : &*found;
 }

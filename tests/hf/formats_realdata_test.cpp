@@ -54,7 +54,10 @@ TEST_CASE("real data: every field is in the tables of examples/formats.md") {
       ++files;
       const std::string family = json.value("model_type", "");
       for (const auto& placed : fields_of(file, json)) {
-        const std::string& place = file == "config.json" ? family : placed.first;
+        const std::string place = file == "config.json" ? family
+                                  : file == "tokenizer_config.json"
+                                      ? "any place"  // there a class may have no such field
+                                      : placed.first;
         INFO(entry.path().string(), ": ", place, " ", placed.second);
         CHECK(tests::find_row(rows, place, placed.second) != nullptr);
       }
