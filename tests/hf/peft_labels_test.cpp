@@ -107,7 +107,7 @@ TEST_CASE("an adapter that names no labels has the base's where they fit, and a 
       std::pair{Strings{"2", "1"}, std::string(" does not name its labels: 'Negative' = row 1 (negative), 'Positive' = "
                                                "row 0 (positive)")});
   // Nothing says that the base's other names are this head's.
-  CHECK(load({"spam", "ham"}, {"positive", "negative"}).first == Strings{"2", "1"});
+  CHECK(load({"spam", "ham"}, {"positive", "negative"}).first == Strings{"1", "2"});
   CHECK(load({"ham", "spam"}, {}).second ==
         " does not name its labels: 'ham' = row 0 (LABEL_0), 'spam' = row 1 (LABEL_1)");
   CHECK(load({"1", "0"}, {}).first == Strings{"2", "1"});
