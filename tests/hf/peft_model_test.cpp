@@ -132,7 +132,6 @@ TEST_CASE("adapters whose configuration says it in other ways answer what peft a
 
     PeftConfig config = read_peft_config(directory / name);
     CHECK(config.notes.size() == (name == "fan_in_fan_out" || name == "written_by_peft_0_2" ? 1 : 0));
-    CHECK(notes.size() ==
-          config.notes.size() + (name.starts_with("embeddings_") ? 1 : 0));  // whose labels have no names
+    CHECK(notes.size() == config.notes.size() + (name.starts_with("embeddings_") ? 1 : 0));
   }
 }
