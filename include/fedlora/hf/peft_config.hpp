@@ -187,11 +187,11 @@ inline std::optional<TaskType> task_of(const Json& config, const std::string& wh
   fail<ConfigError>(where + ", field task_type", "SEQ_CLS, CAUSAL_LM or null", in_quotes(task));
 }
 
-inline Json peft_config_of(const FileSet& files) {
+/// adapter_config.json, its keys in the file's order.
+inline nlohmann::ordered_json peft_config_of(const FileSet& files) {
   const Bytes bytes = peft_file(files, peft_config_file);
-  Json config = parse_json(bytes);
+  auto config = parse_json<nlohmann::ordered_json>(bytes);
   if (!config.is_object()) fail<FormatError>(bytes.name, "an object", config.type_name());
-  refuse_foreign_features(config, bytes.name);
   return config;
 }
 
@@ -206,7 +206,7 @@ inline std::vector<std::string> adapted_modules(const PeftTensors& tensors) {
 }
 
 /// Whether the tensors alone say which modules are adapted: where PEFT has excluded some, or taken some layers, or
-/// where an expression is one that cannot be read here (Python's are richer).
+/// where an expression is one that is not read here.
 inline bool told_by_tensors(const Json& config, const LoraConfig& lora, const std::string& where) {
   if (is_on(config, "layers_to_transform")) {
     const Json& layers = config["layers_to_transform"];
@@ -220,7 +220,7 @@ inline bool told_by_tensors(const Json& config, const LoraConfig& lora, const st
   if (lora.target_pattern.empty()) return false;
   try {
     NamePattern(lora.target_pattern, NamePattern::Place::whole, where);
-  } catch (const ConfigError&) {
+  } catch (const Error&) {
     return true;
   }
   return false;
@@ -239,15 +239,15 @@ inline void drop_idle_targets(LoraConfig& config, const std::vector<std::string>
 
 /// Reads every expression. PEFT takes the first of the file that matches a module; here they are held in sorted order,
 /// in which PEFT saves them: a file in another order is refused where that makes a difference.
-inline void check_patterns(const Bytes& file, const std::vector<std::string>& modules) {
-  const auto ordered = parse_json<nlohmann::ordered_json>(file);
+inline void check_patterns(const nlohmann::ordered_json& config, const std::vector<std::string>& modules,
+                           const std::string& file) {
   for (const char* field : {"rank_pattern", "alpha_pattern"}) {
-    if (!ordered.contains(field) || !ordered[field].is_object()) continue;
+    if (!config.contains(field) || !config[field].is_object()) continue;
     using Entry = std::pair<std::string, double>;
     std::vector<std::pair<std::string, Entry>> patterns;
-    for (const auto& [pattern, value] : ordered[field].items())
+    for (const auto& [pattern, value] : config[field].items())
       patterns.emplace_back(pattern, Entry(pattern, value.template get<double>()));
-    const std::string where = json_where(file.name, field);
+    const std::string where = json_where(file, field);
     const PatternValues<Entry> in_file(patterns, where);
     if (std::is_sorted(patterns.begin(), patterns.end())) continue;
     std::sort(patterns.begin(), patterns.end());
@@ -265,8 +265,10 @@ inline void check_patterns(const Bytes& file, const std::vector<std::string>& mo
 /// \throws IoError for a missing file, FormatError for a malformed one, ConfigError for what PEFT can do and this
 ///         library cannot (DoRA, trained biases, other methods than LoRA, …), each naming file and field.
 inline PeftConfig read_peft_config(const FileSet& files) {
-  const Json json = detail::peft_config_of(files);
+  const nlohmann::ordered_json in_order = detail::peft_config_of(files);
+  const Json json = in_order;
   const std::string where = files.path_of(detail::peft_config_file);
+  detail::refuse_foreign_features(json, where);
   PeftConfig config;
   config.lora = detail::lora_config_of(json, where);
   config.task = detail::task_of(json, where);
@@ -292,7 +294,7 @@ inline PeftConfig read_peft_config(const FileSet& files) {
     config.lora.head_only = modules.empty();
   }
   detail::drop_idle_targets(config.lora, modules);
-  detail::check_patterns(detail::peft_file(files, detail::peft_config_file), modules);
+  detail::check_patterns(in_order, modules, where);
   config.id2label = id2label_of(tensors.metadata, tensors.file);
   config.context = adapter_context_of(tensors.metadata, tensors.file);
   for (const char* weight : {"classifier.out_proj.weight", "classifier.weight", "score.weight"}) {
