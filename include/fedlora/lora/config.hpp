@@ -31,8 +31,8 @@ struct LoraConfig {
   /// One entry "all-linear" takes every linear layer that is not trained whole: all of the blocks, and BERT's pooler
   /// when the checkpoint has it. Empty: the family's default (PEFT's, where it has one).
   std::vector<std::string> target_modules = {};
-  /// A regular expression (ECMAScript) that must match the whole module name; used instead of `target_modules` when
-  /// set.
+  /// A regular expression (Python's, lora/name_expression.hpp) that must match the whole module name; used instead of
+  /// `target_modules` when set.
   std::string target_pattern = {};
   /// True for an adapter with no low-rank term at all: only `modules_to_save` is trained.
   bool head_only = false;

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -198,6 +199,21 @@ class PatternProgram {
     }
     return true;
   }
+
+  /// Whether the whole of a text (valid UTF-8) matches; nothing when that takes more than `steps_left`, which becomes
+  /// less by what it took.
+  std::optional<bool> matches(std::string_view text, PatternScratch& scratch, std::uint64_t& steps_left) const {
+    to_symbols(text, scratch.symbols);
+    scratch.slots.resize(slots_);
+    scratch.ways.clear();
+    Matcher matcher{*this, scratch.symbols, scratch.ways, scratch.slots, steps_left};
+    const bool found = matcher.match(0, 0, scratch.symbols.size() - 1) != Matcher::failed;
+    steps_left -= std::min(steps_left, matcher.steps);
+    return matcher.exhausted ? std::nullopt : std::optional(found);
+  }
+
+  /// Its instructions.
+  std::size_t size() const { return code_.size(); }
 
  private:
   using Node = ExpressionNode;
