@@ -2,6 +2,7 @@
 // What fedlora-federation prints before and after training.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 

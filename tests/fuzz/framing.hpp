@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -122,8 +123,7 @@ inline std::string safetensors_of_listing(std::string_view listing) {
 }
 
 /// A safetensors file from what a fuzzer may give: a listing under "#", a header and its data apart by a blank line
-/// under
-/// "{", for which the length is put in front; anything else as it is.
+/// under "{", for which the length is put in front; anything else as it is.
 inline std::string safetensors_of(std::string_view input) {
   if (input.starts_with('#')) return safetensors_of_listing(input);
   if (!input.starts_with('{')) return std::string(input);

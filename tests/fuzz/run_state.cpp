@@ -3,6 +3,7 @@
 // it into one. What is read is written again as it came.
 #include "fedlora/fed/run_state.hpp"
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 

@@ -98,6 +98,16 @@ TEST_CASE("measures of numbers are scipy's and scikit-learn's, and undefined whe
   }
 }
 
+TEST_CASE("a correlation of numbers around a large mean is scipy's") {
+  std::vector<double> numbers, others;
+  for (int i = 0; i < 40; ++i) {
+    numbers.push_back(1e15 + i % 5);
+    others.push_back((7 * i * i + 3 * i) % 11);
+  }
+  // scipy.stats.pearsonr(numbers, others).statistic
+  CHECK(std::abs(pearson_correlation(numbers, others) - 0.12934456952999093) <= 1e-12);
+}
+
 TEST_CASE("no examples have no measures, and numbers that are none no correlation") {
   const Evaluation nothing[] = {of_labels({}, {}, 3), SetCounts(3, 0).evaluation(), evaluation_of_numbers({}, {}, 2)};
   for (const Evaluation& evaluation : nothing) {

@@ -290,10 +290,6 @@ inline void read_json_lines(JsonlReader reader, const TableColumns& columns, Tab
   if (table.text.empty()) fail<FormatError>(table.source, "rows", "an empty file");
 }
 
-}  // namespace detail
-
-namespace detail {
-
 /// The numbers of label names.
 class LabelNumbers {
  public:

@@ -150,11 +150,9 @@ inline std::filesystem::path resolve_snapshot(const std::filesystem::path& repos
 /// The directory that holds a model's files. An existing directory is taken as it is, whatever `revision`; any other
 /// string is a repository ("name" or "org/name") in the local Hugging Face cache, at `revision`: a branch, a tag or a
 /// full commit hash. The cache is where huggingface_hub has it: HF_HUB_CACHE, else HF_HOME/hub, else
-/// XDG_CACHE_HOME/huggingface/hub, else
-/// ~/.cache/huggingface/hub.
+/// XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub.
 /// \throws IoError naming every place looked at, FormatError when the cache itself is broken, ConfigError for a
-/// revision that is no
-///         revision.
+///         revision that is no revision.
 inline std::filesystem::path resolve_model(std::string_view dir_or_repo, std::string_view revision = "main") {
   namespace fs = std::filesystem;
   const std::string where = "model " + detail::in_quotes(dir_or_repo);

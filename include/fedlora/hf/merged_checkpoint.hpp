@@ -172,8 +172,7 @@ inline Json merged_config(Json config, const AdapterLayout& layout, std::string_
 /// new.
 ///
 /// \throws FormatError naming a module of the adapter that the checkpoint does not have, ConfigError when `directory`
-/// is
-///         the base itself, IoError.
+///         is the base itself, IoError.
 template <Architecture Arch, class T>
 void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::filesystem::path& directory) {
   const AdapterLayout& layout = adapter.layout();

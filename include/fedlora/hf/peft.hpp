@@ -10,9 +10,7 @@
 #include <cerrno>
 #include <cmath>
 #include <filesystem>
-#include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -130,10 +128,6 @@ struct RemovedDirectory {
     if (!path.empty()) std::filesystem::remove_all(path, ignored);
   }
 };
-
-}  // namespace detail
-
-namespace detail {
 
 /// Where each label of the layout has its row in the file's output layer; empty when they go one by one. Names come
 /// with the adapter, else from the base's config.json.

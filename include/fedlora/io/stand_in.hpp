@@ -30,8 +30,7 @@ inline std::string stand_in(std::string_view contents) {
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
   if (head.starts_with("<!doctype html") || head.starts_with("<html"))
     return "an HTML page in its place (`hf download` fetches the file; on the Hub …/blob/… is its page, …/resolve/… "
-           "the "
-           "file)";
+           "the file)";
 
   // A safetensors file begins with a length, which may look like anything, and then a brace.
   if (contents.size() > 8 && contents[8] == '{') return "";

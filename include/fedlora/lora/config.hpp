@@ -4,7 +4,6 @@
 
 #include <map>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "fedlora/core/shape.hpp"

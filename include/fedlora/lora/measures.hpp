@@ -96,7 +96,11 @@ inline std::vector<double> standardised(std::span<const double> numbers) {
   if (numbers.size() < 2 || !std::all_of(numbers.begin(), numbers.end(), [](double x) { return std::isfinite(x); }) ||
       std::all_of(numbers.begin(), numbers.end(), [&](double x) { return x == numbers[0]; }))
     return parts;
-  const double mean = std::accumulate(numbers.begin(), numbers.end(), 0.0) / static_cast<double>(numbers.size());
+  const auto count = static_cast<double>(numbers.size());
+  double mean = std::accumulate(numbers.begin(), numbers.end(), 0.0) / count;
+  // What rounding of the sum has cost shows in the mean of the differences, which are small and exact.
+  mean += std::accumulate(numbers.begin(), numbers.end(), 0.0, [&](double sum, double x) { return sum + (x - mean); }) /
+          count;
   double largest = 0, square = 0;
   for (const double number : numbers) largest = std::max(largest, std::abs(parts.emplace_back(number - mean)));
   for (double& part : parts) {

@@ -24,24 +24,24 @@ struct JsonNode {
   std::string path_of(std::string_view field) const {
     return path.empty() ? std::string(field) : path + "." + std::string(field);
   }
+  std::string where(std::string_view field) const { return file + ", field " + path_of(field); }
 
   template <class T>
   T get(std::string_view field) const {
     const Json* found = json_find(value, field, where());
-    if (found == nullptr) fail<FormatError>(file + ", field " + path_of(field), "a value", "no such field");
-    return json_convert<T>(*found, file + ", field " + path_of(field));
+    if (found == nullptr) fail<FormatError>(where(field), "a value", "no such field");
+    return json_convert<T>(*found, where(field));
   }
   template <class T>
   T get_or(std::string_view field, T fallback) const {
     const Json* found = json_find(value, field, where());
-    return found == nullptr || found->is_null() ? fallback
-                                                : json_convert<T>(*found, file + ", field " + path_of(field));
+    return found == nullptr || found->is_null() ? fallback : json_convert<T>(*found, where(field));
   }
 
   /// true or false where the field is there; null is refused.
   bool flag(std::string_view field, bool fallback) const {
     const Json* found = json_find(value, field, where());
-    return found == nullptr ? fallback : json_convert<bool>(*found, file + ", field " + path_of(field));
+    return found == nullptr ? fallback : json_convert<bool>(*found, where(field));
   }
 
   /// A field that may be absent or null.
@@ -52,7 +52,7 @@ struct JsonNode {
   }
   JsonNode required(std::string_view field) const {
     if (auto found = child(field)) return *found;
-    fail<FormatError>(file + ", field " + path_of(field), "a value", "no such field");
+    fail<FormatError>(where(field), "a value", "no such field");
   }
   /// The elements of an array; the field may be absent or null.
   std::vector<JsonNode> elements(std::string_view field) const {
@@ -67,7 +67,7 @@ struct JsonNode {
 
   std::string type() const { return get<std::string>("type"); }
   [[noreturn]] void unknown_type(std::string_view known) const {
-    fail<FormatError>(file + ", field " + path_of("type"), "one of " + std::string(known), in_quotes(type()));
+    fail<FormatError>(where("type"), "one of " + std::string(known), in_quotes(type()));
   }
 };
 
@@ -75,8 +75,7 @@ struct JsonNode {
 inline char32_t one_character(const JsonNode& node, std::string_view field, const std::string& text) {
   std::size_t end = 0;
   const char32_t c = text.empty() ? 0 : next_code_point(text, end);
-  if (text.empty() || end != text.size())
-    fail<FormatError>(node.file + ", field " + node.path_of(field), "one character", in_quotes(text));
+  if (text.empty() || end != text.size()) fail<FormatError>(node.where(field), "one character", in_quotes(text));
   return c;
 }
 

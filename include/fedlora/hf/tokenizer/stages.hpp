@@ -64,15 +64,15 @@ inline SplitBehavior read_behavior(const JsonNode& node) {
   for (const auto& [text, behavior] : known) {
     if (text == name) return behavior;
   }
-  fail<FormatError>(node.file + ", field " + node.path_of("behavior"),
-                    "one of Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous", in_quotes(name));
+  fail<FormatError>(node.where("behavior"), "one of Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous",
+                    in_quotes(name));
 }
 
 /// Metaspace's prepend_scheme: always, where it is absent. The add_prefix_space of older files may not contradict it.
 inline PrependScheme read_prepend_scheme(const JsonNode& node) {
   const bool add_prefix_space = node.get_or("add_prefix_space", true);
   const auto name = node.get_or<std::string>("prepend_scheme", "always");
-  const auto where = node.file + ", field " + node.path_of("prepend_scheme");
+  const auto where = node.where("prepend_scheme");
   if (!add_prefix_space && name != "never")
     fail<FormatError>(where, "never, as add_prefix_space is false", in_quotes(name));
   if (name == "always") return PrependScheme::always;
@@ -133,8 +133,7 @@ inline void read_decoder(const JsonNode& node, std::vector<Decoder>& out) {
     out.emplace_back(MetaspaceDecoder{read_replacement(node), read_prepend_scheme(node) != PrependScheme::never});
   } else if (type == "BPEDecoder") {
     auto suffix = node.get_or<std::string>("suffix", "</w>");
-    if (suffix.empty())
-      fail<FormatError>(node.file + ", field " + node.path_of("suffix"), "a suffix that is not empty", "\"\"");
+    if (suffix.empty()) fail<FormatError>(node.where("suffix"), "a suffix that is not empty", "\"\"");
     out.emplace_back(BpeDecoder{std::move(suffix)});
   } else if (type == "ByteFallback") {
     out.emplace_back(ByteFallbackDecoder{});

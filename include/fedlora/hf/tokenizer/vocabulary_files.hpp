@@ -64,7 +64,7 @@ inline Bpe::Merges read_merges(const JsonNode& node) {
 inline std::string model_type_of(const JsonNode& model) {
   const std::string type = model.child("type") ? model.type() : model.child("merges") ? "BPE" : "WordPiece";
   if (type != "WordPiece" && type != "BPE")
-    fail<FormatError>(model.file + ", field " + model.path_of("type"), "WordPiece or BPE", in_quotes(type));
+    fail<FormatError>(model.where("type"), "WordPiece or BPE", in_quotes(type));
   return type;
 }
 
