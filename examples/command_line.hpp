@@ -98,7 +98,7 @@ inline FileSet model_files(const std::string& model) {
 
 /// The bytes of a table on disk or in the program.
 inline Bytes table_file(const std::string& path) {
-  if (!path.starts_with(embedded_prefix)) return map_file(path);
+  if (!path.starts_with(embedded_prefix)) return map_downloaded_file(path);
   return {embedded_file(path.substr(path.rfind('/') + 1)), nullptr, path};
 }
 

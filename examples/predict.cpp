@@ -35,7 +35,7 @@ Table read_texts(const std::string& file, const TableColumns& columns) {
   if (!columns.label.empty() || !columns.labels.empty() || !columns.targets.empty() || !columns.text_pair.empty())
     fail<UsageError>("--file", "a table (.csv, .tsv or .jsonl) for columns", file);
   Bytes bytes = file == "-" ? bytes_of(std::string(std::istreambuf_iterator<char>(std::cin), {}), "standard input")
-                            : map_file(file);
+                            : map_downloaded_file(file);
   Table table;
   table.source = bytes.name;
   for (std::string_view rest = bytes.text(); !rest.empty();) {

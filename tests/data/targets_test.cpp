@@ -5,11 +5,13 @@
 #include <doctest/doctest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "errors.hpp"
 #include "fedlora/data/partition.hpp"
 #include "fedlora/data/table.hpp"
+#include "fedlora/data/table_notes.hpp"
 
 namespace fedlora::tests {
 namespace {
@@ -89,6 +91,28 @@ TEST_CASE("sets of labels: arrays, texts with a separator, columns of 0 and 1") 
   const Index some[] = {2, 2};
   CHECK(columns.select(some).label_sets == Sets{{"a"}, {"a"}});
   CHECK(columns.select(some).label_names() == Names{"b", "a", "never"});
+}
+
+TEST_CASE("one column of 0 and 1 is the label it is called like") {
+  TableColumns toxic{.text = {"t"}, .labels = {"toxic"}};
+  for (const auto& [text, name] : {std::pair("t,toxic\na,1\nb,0\nc,True\n", "t.csv"), std::pair("toxic\tt\n1\ta\n0.0\tb\ntrue\tc\n", "t.tsv"),
+                                   std::pair("{\"t\":\"a\",\"toxic\":1}\n{\"t\":\"b\",\"toxic\":false}\n{\"t\":\"c\",\"toxic\":\"1\"}\n", "t.jsonl")}) {
+    const Table table = answers_of(text, toxic, name);
+    CHECK(table.label_sets == Sets{{"toxic"}, {}, {"toxic"}});
+    CHECK(table.label_names() == Names{"toxic"});
+    CHECK(table.label_set_ids(Names{"toxic"}).offsets == std::vector<Index>{0, 1, 1, 2});
+    CHECK(table_notes(table, table).size() == 1);  // the same texts; but not that all had one label
+  }
+  refuses_answers("t,toxic\na,1\nb,a;b\n", toxic, "t.csv",
+                  {"t.csv, line 3, column toxic", "0 or 1", "separator, or arrays", "'a;b'"});
+  refuses_answers("t,toxic\na,1\nb,2\n", toxic, "t.csv", {"line 3", "0 or 1", "'2'"});
+  refuses_answers("t,toxic\na,1\nb,\n", toxic, "t.csv", {"line 3", "an empty field"});
+  refuses_answers("{\"t\":\"a\",\"toxic\":1}\n{\"t\":\"b\",\"toxic\":[\"x\"]}\n", toxic, "t.jsonl",
+                  {"t.jsonl, line 2, column toxic", "0 or 1"});
+  refuses_answers("{\"t\":\"a\",\"toxic\":[]}\n{\"t\":\"b\",\"toxic\":1}\n", toxic, "t.jsonl",
+                  {"line 2, column toxic", "an array of labels", "'1'"});
+  toxic.label_separator = ";";
+  CHECK(answers_of("t,toxic\na,1\nb,0\n", toxic).label_sets == Sets{{"1"}, {"0"}});  // a person who says so
 }
 
 TEST_CASE("sets of labels that could mean something else are refused, with file, line and column") {

@@ -337,7 +337,7 @@ TEST_CASE("what stands in place of a model's file is called what it is, with a w
       const std::string path = (dir.path() / name).string();
       check_error<FormatError>([&] { FileSet::directory(dir.path()).require(name); },
                                {path, "the file itself", c.said});
-      check_error<FormatError>([&] { map_model_file(path); }, {path, c.said});
+      check_error<FormatError>([&] { map_downloaded_file(path); }, {path, c.said});
       const FileSet memory = FileSet::memory("m", {{name, bytes_of(std::string(c.contents), "x")}});
       check_error<FormatError>([&] { memory.open(name); }, {"m/" + std::string(name), c.said});
       CHECK(map_file(path).text() == c.contents);  // a person's own files may be anything
@@ -351,6 +351,6 @@ TEST_CASE("files that only look like something else are themselves") {
   const std::string long_text = "version https://git-lfs is a text\n" + std::string(5000, 'x');
   for (const std::string_view contents :
        {header, std::string_view("[PAD]\n<html\nversion https://git-lfs\n"), std::string_view(long_text),
-        std::string_view("#version: 0.2\nt h\n"), std::string_view(""), std::string_view(" \n")})
+        std::string_view("Entry not found\nAccess to model trains\n"), std::string_view("#version: 0.2\nt h\n"), std::string_view(""), std::string_view(" \n")})
     CHECK(detail::stand_in(contents).empty());
 }

@@ -198,6 +198,14 @@ TEST_CASE("what cannot be predicted is an error") {
   CHECK(predict({"--file", "-"}).status == 2);
   CHECK(predict({"--model", stories, "--file", "-", "--label-column", "label"}).status == 2);
   CHECK(predict({"--model", stories, "--file", "/no/such/file"}).err.find("/no/such/file") != std::string::npos);
+  for (const char* table : {"texts.txt", "table.csv", "table.tsv", "table.jsonl"}) {
+    write_text(scratch.path() / table, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 711396\n");
+    for (const Finished& run : {predict({"--model", stories, "--file", table}),
+                                run_program(scratch.path(), "federation", {"--train", table, "--test", table})}) {
+      CHECK(run.status == 1);
+      CHECK(run.err.find(std::string(table) + "] expected the file itself, got a Git LFS pointer") != std::string::npos);
+    }
+  }
   const Finished merge = run_program(scratch.path(), "merge", {"--model", stories, "--adapter", stories, "--out", "x"});
   CHECK(merge.status == 1);
   CHECK(merge.err.find("adapter_config.json") != std::string::npos);

@@ -170,6 +170,16 @@ TEST_CASE("sets of labels are the same from arrays and from columns of 0 and 1, 
       typed.federation("flags.csv", "never", {"--problem-type", "multi-label", "--label-column", "animals,money,never"})
           .status == 0);
   CHECK(typed.read_json("never/summary.json")["config"]["labels"].size() == 3);
+
+  // One column is one label, which a text has or has not.
+  const Finished one = typed.federation("flags.csv", "one", {"--problem-type", "multi-label", "--label-column", "money"});
+  INFO(one.err);
+  REQUIRE(one.status == 0);
+  CHECK_FALSE(has(one.out, "nothing to tell apart"));
+  CHECK(typed.read_json("one/summary.json")["config"]["labels"] == Json({"money"}));
+  const auto flags = typed.predict({"--adapter", "one/adapter", "--file", "flags.csv", "--label-column", "money"});
+  CHECK(flags.back()["micro_f1"] == typed.read_json("one/summary.json")["federated"]["micro_f1"]);
+  CHECK(flags[0]["probabilities"].size() == 1);
 }
 
 TEST_CASE("measures of one label: Matthews, and F1 of the positive one") {

@@ -43,7 +43,8 @@ struct TableColumns {
   std::string label = {};         ///< one label per example; empty: none
   std::string id = {};            ///< who an example belongs to, for a natural partition; empty: none
   /// Any number of labels per example: one column that names them (in JSON Lines an array, else with `label_separator`
-  /// between), or several that are called like the labels and hold 0 or 1.
+  /// between), or those, one or several, that are called like the labels and hold 0 or 1. One column without a
+  /// separator is what its first field says.
   std::vector<std::string> labels = {};
   std::string label_separator = {};
   std::vector<std::string> targets = {};  ///< numbers to predict
@@ -125,13 +126,17 @@ inline void append_targets(Table& table, const TableColumns& columns, const Reco
   const auto place = [&](const std::string& column) {
     return table.source + ", line " + std::to_string(record.line) + ", column " + printable(column);
   };
-  if (columns.labels.size() == 1) {
+  const bool alone = columns.labels.size() == 1;
+  if (alone && columns.label_separator.empty() && table.label_sets.empty() && flag_of(record.fields[where[next]]))
+    table.label_columns = columns.labels;
+  if (alone && table.label_columns.empty()) {
     table.label_sets.push_back(
         labels_in_field(record.fields[where[next++]], columns.label_separator, place(columns.labels[0])));
   } else if (!columns.labels.empty()) {
+    const char* more = alone ? ", as in the first row (labels by name need a label separator, or arrays)" : "";
     auto& labels = table.label_sets.emplace_back();
     for (const std::string& column : columns.labels)
-      if (flag_in_field(record.fields[where[next++]], place(column))) labels.push_back(column);
+      if (flag_in_field(record.fields[where[next++]], place(column), more)) labels.push_back(column);
   }
   for (const std::string& column : columns.targets)
     table.targets.push_back(number_in_field(record.fields[where[next++]], place(column)));
@@ -450,9 +455,10 @@ inline Table read_table(const Bytes& file, const TableColumns& columns) {
   return table;
 }
 
-/// Reads a table from a file. Throws IoError when it cannot be read, and what the other overload throws.
+/// Reads a table from a file. Throws IoError when it cannot be read, FormatError when something else stands in its
+/// place (`map_downloaded_file`), and what the other overload throws.
 inline Table read_table(const std::filesystem::path& file, const TableColumns& columns) {
-  return read_table(map_file(file), columns);
+  return read_table(map_downloaded_file(file), columns);
 }
 
 }  // namespace fedlora

@@ -91,7 +91,7 @@ inline std::vector<std::string> table_notes(const Table& train, const Table& tes
   std::vector<std::string> notes;
   for (const auto& [table, use] : {std::pair(&train, "training"), std::pair(&test, "testing")}) {
     const std::vector<std::string> names = table->label_names();
-    if (names.size() == 1)
+    if (names.size() == 1 && table->label_columns.empty())
       notes.push_back("all " + std::to_string(table->size()) + " examples for " + use + " have the label " +
                       detail::in_quotes(names[0]) +
                       (table == &train ? ": there is nothing to tell apart, and an accuracy of 1 says nothing"

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -31,14 +32,21 @@ inline double number_in_field(std::string_view field, const std::string& place) 
   return value;
 }
 
-/// 1, 1.0 or true; 0, 0.0 or false. \throws FormatError at `place`
-inline bool flag_in_field(std::string_view field, const std::string& place) {
+/// 1, 1.0 or true; 0, 0.0 or false; nothing for all else.
+inline std::optional<bool> flag_of(std::string_view field) {
   const std::string_view text = without_outer_spaces(field);
   for (const char* yes : {"1", "1.0", "true", "True", "TRUE"})
     if (text == yes) return true;
   for (const char* no : {"0", "0.0", "false", "False", "FALSE"})
     if (text == no) return false;
-  fail<FormatError>(place, "0 or 1 (true or false): whether the text has this label",
+  return std::nullopt;
+}
+
+/// Whether a text has the label of a column that is the only one. \throws FormatError at `place`, with `more` to say
+/// what else was expected
+inline bool flag_in_field(std::string_view field, const std::string& place, const char* more = "") {
+  if (const auto flag = flag_of(field)) return *flag;
+  fail<FormatError>(place, std::string("0 or 1 (true or false): whether the text has this label") + more,
                     field.empty() ? "an empty field" : in_quotes(field, 60));
 }
 
@@ -49,10 +57,11 @@ inline std::vector<std::string> labels_in_field(std::string_view field, std::str
                                                 const std::string& place) {
   const bool array = field.find('\0') != std::string_view::npos;
   if (!array && separator.empty() && !field.empty())
-    fail<FormatError>(place,
-                      "an array of labels, or a label separator to tell those in a text apart (a column of 0 and 1 alone "
-                      "is one of two labels: single-label)",
-                      in_quotes(field, 60));
+    fail<FormatError>(
+        place,
+        "an array of labels, or a label separator to tell those in a text apart (or 0 and 1 alone: whether "
+        "a text has the label that the column is called like)",
+        in_quotes(field, 60));
   const std::string_view between = array ? std::string_view("\0", 1) : separator;
   std::vector<std::string> labels;
   std::set<std::string_view> seen;

@@ -101,10 +101,10 @@ inline Tokenizer load_tokenizer(const std::filesystem::path& directory_or_file) 
     return detail::load_tokenizer(files, std::move(given));
   }
   if (name.extension() == ".txt") {
-    given.pieces = map_model_file(directory_or_file);
+    given.pieces = map_downloaded_file(directory_or_file);
     return detail::load_tokenizer(files, std::move(given));
   }
-  given.json = map_model_file(directory_or_file);
+  given.json = map_downloaded_file(directory_or_file);
   given.parse();
   TokenizerParts parts = detail::parts_of_json(*given.root());
   detail::note_numbers(parts, detail::read_added_tokens(*given.root()));

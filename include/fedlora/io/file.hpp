@@ -233,9 +233,9 @@ inline Bytes itself(Bytes file) {
 
 }  // namespace detail
 
-/// `map_file` for a file of a model. \throws FormatError too, when a pointer of Git LFS, a web page or an archive
-/// stands in its place.
-inline Bytes map_model_file(const std::filesystem::path& path) { return detail::itself(map_file(path)); }
+/// `map_file` for what people clone and download: a file of a model, a table. \throws FormatError too, when a pointer
+/// of Git LFS, a web page or an archive stands in its place.
+inline Bytes map_downloaded_file(const std::filesystem::path& path) { return detail::itself(map_file(path)); }
 
 /// The files of one model: a directory, or files held in memory.
 class FileSet {
@@ -261,7 +261,7 @@ class FileSet {
 
   /// The file's bytes, or nothing when there is no such file.
   /// \throws IoError when it is there and cannot be read, or when `file` is absolute or climbs out of the directory;
-  ///         FormatError when something else stands in its place (`map_model_file`).
+  ///         FormatError when something else stands in its place (`map_downloaded_file`).
   std::optional<Bytes> open(const std::string& file) const {
     if (!directory_) {
       const auto found = files_.find(file);
@@ -271,7 +271,7 @@ class FileSet {
       return detail::itself(std::move(bytes));
     }
     if (!contains(file)) return std::nullopt;
-    return map_model_file(*directory_ / file);
+    return map_downloaded_file(*directory_ / file);
   }
 
   /// The file's bytes.

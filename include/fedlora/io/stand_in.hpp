@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a clone or a download leaves in place of a model's file when it went wrong: pointers, web pages, archives.
+// What a clone or a download leaves in place of a file when it went wrong: pointers, web pages, archives.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace fedlora::detail {
 
-/// What `contents` are instead of a model's file, with a way out; empty when they may be the file itself.
+/// What `contents` are instead of a model's file or a table, with a way out; empty when they may be the file itself.
 inline std::string stand_in(std::string_view contents) {
   constexpr std::size_t longest_pointer = 4096;
   if (contents.size() < longest_pointer) {
@@ -20,7 +20,7 @@ inline std::string stand_in(std::string_view contents) {
     if (contents.starts_with("# xet version")) return "a Xet pointer in its place (`git xet` fetches the file)";
     for (const std::string_view answer : {"Entry not found", "Repository not found", "Repository Not Found",
                                           "Access to model", "Invalid username or password", "Invalid credentials"})
-      if (contents.starts_with(answer))
+      if (contents.starts_with(answer) && contents.find('\n') >= contents.size() - 1)  // a single line
         return "the Hub's answer " + in_quotes(contents, 80) + " in its place (`hf download` says why)";
   }
 
