@@ -40,7 +40,8 @@ void load_over(const FileSet& files, const PeftConfig& config) {
   static const Pretrained<Arch, B> base = tests::tiny_base<Arch, B>();
   const auto layout = unless_refused("", [&] { return adapter_layout(base, files, config); });
   if (!layout) return;
-  const auto adapter = unless_refused("fuzz", [&] { return load_peft<float>(files, *layout); });
+  std::vector<std::string> notes;  // so that the base may be another one
+  const auto adapter = unless_refused("fuzz", [&] { return load_peft<float>(files, *layout, &notes); });
   if (!adapter) return;
   const FileContents written = {{"adapter_config.json", detail::peft_config_json(**layout).dump()},
                                 {"adapter_model.safetensors", peft_tensor_bytes(*adapter)}};

@@ -131,6 +131,17 @@ TEST_CASE("what PEFT has no field for is kept in the tensors' metadata") {
     CHECK(adapter_context_of(adapter_metadata(*with_context({pooling, 0, {}, {}})), "f").pooling == pooling);
 }
 
+TEST_CASE("tensors that another pooling has no use for are missing, and the message says why") {
+  const TemporaryDirectory directory;
+  save_peft(Adapter<float>(with_context({Pooling::mean, 0, {}, "aa"})), directory.path());
+  const auto layout = with_context({Pooling::first_token, 0, {}, "bb"});
+  layout->add_saved("bert.pooler.dense.bias", {2});
+  Strings notes;
+  check_error<FormatError>([&] { load_peft<float>(directory.path(), layout, &notes); },
+                           {"missing 'base_model.model.bert.pooler.dense.bias'",
+                            "was trained with pooling mean, the model here has cls", "over a base with digest aa"});
+}
+
 TEST_CASE("metadata that is not understood is refused by name") {
   const auto read = [](const std::string& json) { return [json] { adapter_context_of({{"fedlora", json}}, "f"); }; };
   CHECK(adapter_context_of({{"fedlora", R"({"version":1})"}}, "f") == AdapterContext{});
@@ -165,8 +176,13 @@ TEST_CASE("a model that reads texts otherwise than the adapter's is told of it, 
       [&] {
         load_peft<float>(directory.path(), with_context({Pooling::last_token, 0, {}, {}}));
       },
-      {"metadata pooling", "last, the model's", "mean"});
-  CHECK_NOTHROW(load_peft<float>(directory.path(), with_context({Pooling::mean, 64, {}, "bb"})));
+      {"metadata pooling", "last, the model's", "with `notes`", "mean"});
+  check_error<ConfigError>(
+      [&] {
+        load_peft<float>(directory.path(), with_context({Pooling::mean, 64, {}, "bb"}));
+      },
+      {"metadata base_digest", "bb, that of", "with `notes`", "aa, an adapter for another base"});
+  CHECK_NOTHROW(load_peft<float>(directory.path(), with_context({Pooling::mean, 64, {}, "aa"})));
   check_error<ConfigError>(
       [&] {
         notes_for({{}, 0, ProblemType::regression, {}});

@@ -83,7 +83,43 @@ TEST_CASE("embeddings that are the base's own are passed over with a note") {
   const auto notes = one.load({{input_key, {3, 2}, one.embeddings}, {output_key, {3, 2}, one.embeddings}});  // tied
   REQUIRE(notes.size() == 1);
   CHECK(has(notes[0], "passes over lm_head.weight, model.embed_tokens.weight, which PEFT saved with the adapter"));
-  CHECK(one.load({{input_key, {3, 2}, one.embeddings}}, Dtype::bf16).size() == 1);  // rounded alike
+  CHECK(has(notes[0], "which are the base's own"));
+}
+
+TEST_CASE("embeddings that are the base's but for rounding are told apart") {
+  OneModule one;
+  const auto notes = one.load({{input_key, {3, 2}, one.embeddings}}, Dtype::bf16);
+  REQUIRE(notes.size() == 1);
+  CHECK(has(notes[0],
+            "model.embed_tokens.weight equals the base's but for rounding to BF16: the base's is used, peft "
+            "takes the rounded"));
+  CHECK_FALSE(has(notes[0], "the base's own"));
+}
+
+TEST_CASE("embeddings that modules_to_save names are said to be a module saved whole") {
+  OneModule one;
+  Json config = Json::parse(read_text(one.adapter / "adapter_config.json"));
+  config["modules_to_save"] = {"lm_head"};
+  write_text(one.adapter / "adapter_config.json", config.dump());
+  const std::vector<float> trained = {1, 2, 3, 4, 5, 6};
+  const auto with = [&](const std::string& key) {
+    return [&one, &trained, key] { one.load({{key, {3, 2}, trained}}); };
+  };
+  check_error<ConfigError>(with(output_key),
+                           {"others: a module that was trained and saved whole, as modules_to_save says",
+                            "merge it in PEFT (merge_and_unload)"});
+  check_error<ConfigError>(with(input_key), {"over a resized vocabulary"});
+}
+
+TEST_CASE("an adapted embedding is refused with what to do") {
+  OneModule one;
+  check_error<ConfigError>(
+      [&] {
+        one.load({{"base_model.model.model.embed_tokens.lora_embedding_A", {1, 3}, {1, 2, 3}}});
+      },
+      {"tensor 'base_model.model.model.embed_tokens.lora_embedding_A'",
+       "an adapted embedding, which is not supported: train without the embeddings in target_modules, or merge it in "
+       "PEFT (merge_and_unload), save the result and take that as the base"});
 }
 
 TEST_CASE("other embeddings are refused, and the message says what they are") {
@@ -97,7 +133,7 @@ TEST_CASE("other embeddings are refused, and the message says what they are") {
   check_error<ConfigError>(with(changed, 3), {"tensor 'base_model.model.model.embed_tokens.weight'", "the values in ",
                                               "others: the base's embeddings, which PEFT saves with an adapter over a "
                                               "resized vocabulary",
-                                              "merge in PEFT"});
+                                              "merge it in PEFT"});
   check_error<ConfigError>(with(longer, 4), {"shape (3, 2), as in ", "(4, 2): the base's embeddings"});
   one.layout->base_model = "org/somewhere";
   check_error<ConfigError>(with(one.embeddings, 3), {"'org/somewhere' is no directory"});
@@ -123,7 +159,7 @@ TEST_CASE("PEFT's own name in a key is read as PEFT reads it; others are refused
       [&] {
         one.load({{"base_model.model.classifier.modules_to_save.default.weight", {1}, {1}}});
       },
-      {"a state dict of PEFT's wrappers"});
+      {"a state dict of PEFT's wrappers, which is not supported: write it with save_pretrained"});
   check_error<ConfigError>(
       [&] {
         one.load({{"base_model.model.q.base_layer.bias", {1}, {1}}});

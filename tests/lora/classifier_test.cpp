@@ -45,7 +45,7 @@ TEST_CASE("pad tokens at the end of a text do not stand for it, where the config
     const std::vector<double> logits = model.logits(random_adapter<double>(model.layout()), data, 1);
     const bool passes_over = pad == 2;
     CHECK((difference(part_of(logits, 0), part_of(logits, 1)) <= 1e-13) == passes_over);
-    CHECK(difference(part_of(logits, 0), part_of(logits, 2)) > 1e-6);  // one in the middle stays
+    CHECK(difference(part_of(logits, 0), part_of(logits, 2)) > 1e-6);      // one in the middle stays
     CHECK((difference(part_of(logits, 3), part_of(logits, 4)) <= 1e-13));  // of nothing but them the first; equal rows
   }
 }
@@ -360,6 +360,22 @@ TEST_CASE("bad input is refused, and the message says where") {
         Model(headless, {}, everywhere);
       },
       {"at least one label"});
+  LoraConfig without_head = everywhere;  // as of an adapter that brings none
+  without_head.freeze_head = true;
+  for (const Json& names : {Json(nullptr), Json{{"0", "a"}, {"1", "b"}}})
+    check_error<ConfigError>(
+        [&] {
+          auto headless = tiny_base<Bert>(1, {{"id2label", names}});
+          headless.head.clear();
+          Model(headless, {}, without_head);
+        },
+        {"classifier of tiny", "a head, in the adapter or in the base", "modules_to_save", "in either"});
+  check_error<ConfigError>(
+      [&] {
+        Model(tiny_base<Bert>(), {.labels = {"x", "y"}}, without_head);
+      },
+      {"none in the adapter, and in the base one for 'a', 'b', 'c'"});
+  CHECK_NOTHROW(Model(tiny_base<Bert>(), {}, without_head));
   Table table;
   table.text = {"a"};
   check_error<ConfigError>([&] { model.encode(table); }, {"tiny", "tokenizer"});

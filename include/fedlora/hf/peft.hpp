@@ -158,24 +158,59 @@ inline std::vector<Index> output_rows_of(const PeftConfig& config, const Adapter
   return match.rows;
 }
 
-/// What the adapter's file and the model disagree about, beside tensors. \throws ConfigError for what changes the
-/// meaning of the numbers.
-inline void compare_context(const AdapterContext& file, const AdapterLayout& layout, const std::string& where,
-                            std::vector<std::string>& notes) {
+inline bool pools_otherwise(const AdapterContext& file, const AdapterContext& here) {
+  return file.pooling && here.pooling && *file.pooling != *here.pooling;
+}
+
+inline bool is_for_another_base(const AdapterContext& file, const AdapterContext& here) {
+  return !file.base_digest.empty() && !here.base_digest.empty() && file.base_digest != here.base_digest;
+}
+
+/// \throws ConfigError for what makes the results of most adapters mean nothing, where nobody would be told.
+inline void refuse_other_context(const AdapterContext& file, const AdapterLayout& layout, const std::string& where) {
+  constexpr const char* way = " (with `notes`, load_peft goes on and says it there)";
+  const AdapterContext& here = layout.context;
+  if (pools_otherwise(file, here))
+    fail<ConfigError>(where + ", metadata pooling", std::string(pooling_name(*here.pooling)) + ", the model's" + way,
+                      std::string(pooling_name(*file.pooling)));
+  if (is_for_another_base(file, here))
+    fail<ConfigError>(where + ", metadata base_digest", here.base_digest + ", that of " + layout.base_model + way,
+                      file.base_digest + ", an adapter for another base");
+}
+
+/// What the adapter's file and the model disagree about, beside tensors, a sentence each. \throws ConfigError for what
+/// changes the meaning of the numbers.
+inline std::vector<std::string> compare_context(const AdapterContext& file, const AdapterLayout& layout,
+                                                const std::string& where) {
+  std::vector<std::string> notes;
   const AdapterContext& here = layout.context;
   if (file.problem_type && here.problem_type && *file.problem_type != *here.problem_type)
     fail<ConfigError>(where + ", metadata problem_type", std::string(problem_type_name(*here.problem_type)),
                       std::string(problem_type_name(*file.problem_type)));
-  if (file.pooling && here.pooling && *file.pooling != *here.pooling)
+  if (pools_otherwise(file, here))
     notes.push_back(where + " was trained with pooling " + std::string(pooling_name(*file.pooling)) +
                     ", the model here has " + std::string(pooling_name(*here.pooling)));
   if (file.max_tokens > 0 && here.max_tokens > 0 && file.max_tokens != here.max_tokens)
     notes.push_back(where + " was trained on texts of up to " + std::to_string(file.max_tokens) +
                     " tokens, here they are cut at " + std::to_string(here.max_tokens));
-  if (!file.base_digest.empty() && !here.base_digest.empty() && file.base_digest != here.base_digest)
+  if (is_for_another_base(file, here))
     notes.push_back("warning: " + where + " was trained over a base with digest " + file.base_digest + ", " +
                     layout.base_model + " has " + here.base_digest +
                     ": unless these are the same weights in another precision, its results mean nothing");
+  return notes;
+}
+
+/// `adapter_from`, whose complaint is followed by the `differences` that may be why.
+template <class T>
+Adapter<T> adapter_of(const PeftTensors& tensors, const std::shared_ptr<const AdapterLayout>& layout,
+                      const std::vector<std::string>& differences) {
+  try {
+    return adapter_from<T>(tensors.adapter, layout, tensors.file, DtypePolicy::widen);
+  } catch (const FormatError& error) {
+    std::string text = error.what();
+    for (const std::string& difference : differences) text += "; " + printable(difference, 1000);
+    throw FormatError(text);
+  }
 }
 
 /// Rows of the output layer in the layout's order: row i is the file's row `rows[i]`.
@@ -199,29 +234,26 @@ void permute_output_rows(Adapter<T>& adapter, const std::vector<Index>& rows) {
 /// Reads the tensors into an adapter of this layout; F64, F32, F16 and BF16 are converted. Names are checked both ways.
 /// Where the head's labels stand in another order than the layout's, each takes its own row (data/labels.hpp; an
 /// adapter without names of its own has those of the base's config.json). What a person should be told is added to
-/// `notes`, if given: which label became which row where that was not told by names, a base of another digest, texts
-/// cut elsewhere. \throws as `read_peft_config`, and FormatError naming tensors that are missing, unexpected or of
-/// another shape,
-///         ConfigError when rank and alpha of the file give a module another scale than the layout does, when the head
-///         is for other labels, for embeddings that are not the base's own, and, without `notes`, when it pools
-///         otherwise.
+/// `notes`, if given: which label became which row where that was not told by names, a base of another digest, another
+/// pooling, texts cut elsewhere. \throws as `read_peft_config`, and FormatError naming tensors that are missing,
+///         unexpected or of another shape, ConfigError when rank and alpha of the file give a module another scale than
+///         the layout does, when the head is for other labels, for embeddings that are not the base's own, and, where
+///         there are no `notes` to say it in, when the adapter pools otherwise or is for another base.
 template <class T>
 Adapter<T> load_peft(const FileSet& files, const std::shared_ptr<const AdapterLayout>& layout,
                      std::vector<std::string>* notes = nullptr) {
   const PeftConfig config = read_peft_config(files);
   const detail::PeftTensors tensors = detail::peft_tensors_of(files);
   std::vector<std::string> told = config.notes;
-  if (notes == nullptr && config.context.pooling && layout->context.pooling &&
-      *config.context.pooling != *layout->context.pooling)
-    fail<ConfigError>(tensors.file + ", metadata pooling",
-                      std::string(pooling_name(*layout->context.pooling)) + ", the model's",
-                      std::string(pooling_name(*config.context.pooling)));
-  detail::compare_context(config.context, *layout, tensors.file, told);
+  if (notes == nullptr) detail::refuse_other_context(config.context, *layout, tensors.file);
+  std::vector<std::string> differences = detail::compare_context(config.context, *layout, tensors.file);
   const std::vector<Index> rows = detail::output_rows_of(config, *layout, tensors.file, told);
-  if (std::string note = detail::check_saved_embeddings(tensors, layout->base_model); !note.empty())
+  if (std::string note = detail::check_saved_embeddings(tensors, layout->base_model, config.modules_to_save);
+      !note.empty())
     told.push_back(std::move(note));
 
-  Adapter<T> adapter = adapter_from<T>(tensors.adapter, layout, tensors.file, DtypePolicy::widen);
+  Adapter<T> adapter = detail::adapter_of<T>(tensors, layout, differences);
+  told.insert(told.end(), differences.begin(), differences.end());
   detail::permute_output_rows(adapter, rows);
   const LoraConfig& lora = config.lora;
   const detail::PatternValues<Index> ranks(lora.rank_pattern, "LoRA rank_pattern");

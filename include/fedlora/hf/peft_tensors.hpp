@@ -56,21 +56,31 @@ inline bool is_embedding(std::string_view module) {
   return std::find(names.begin(), names.end(), last) != names.end();
 }
 
+/// What to do with an adapter that PEFT can apply and this library cannot.
+inline constexpr const char* peft_merge =
+    "merge it in PEFT (merge_and_unload), save the result and take that as the base";
+
 /// Refuses a tensor whose kind is known and not supported with a better message than "unexpected".
 inline void refuse_foreign_tensor(const std::string& name, const std::string& where) {
-  const auto has = [&](std::string_view part) { return name.find(part) != std::string::npos; };
-  const char* kind = has("lora_magnitude_vector")                 ? "DoRA's magnitudes"
-                     : has("lora_embedding_")                     ? "an adapted embedding"
-                     : has("trainable_tokens")                    ? "single trained rows of an embedding"
-                     : has(".base_layer.")                        ? "a trained tensor of the base itself"
-                     : has(".lora_A.bias") || has(".lora_B.bias") ? "an adapter's bias"
-                     : has(".modules_to_save.") || has(".original_module")
-                         ? "a state dict of PEFT's wrappers, not what "
-                           "save_pretrained writes,"
-                         : nullptr;
-  if (kind != nullptr)
-    fail<ConfigError>(where + ", tensor " + in_quotes(name), "low-rank factors of linear layers and whole modules",
-                      std::string(kind) + ", which is not supported");
+  struct Kind {
+    std::string_view part, what, before = "";
+    bool merge = true;
+  };
+  constexpr std::string_view wrapped = "a state dict of PEFT's wrappers", save = "write it with save_pretrained";
+  constexpr Kind kinds[] = {
+      {"lora_magnitude_vector", "DoRA's magnitudes"},
+      {"lora_embedding_", "an adapted embedding", "train without the embeddings in target_modules, or "},
+      {"trainable_tokens", "single trained rows of an embedding"},
+      {".base_layer.", "a trained tensor of the base itself"},
+      {".lora_A.bias", "an adapter's bias"},
+      {".lora_B.bias", "an adapter's bias"},
+      {".modules_to_save.", wrapped, save, false},
+      {".original_module", wrapped, save, false}};
+  for (const Kind& kind : kinds)
+    if (name.find(kind.part) != std::string::npos)
+      fail<ConfigError>(where + ", tensor " + in_quotes(name), "low-rank factors of linear layers and whole modules",
+                        std::string(kind.what) + ", which is not supported: " + std::string(kind.before) +
+                            (kind.merge ? peft_merge : ""));
 }
 
 /// The key without the adapter's name, which PEFT leaves out when it saves and takes when it is its own "default":
@@ -112,8 +122,11 @@ inline PeftTensors peft_tensors_of(const FileSet& files) {
   return result;
 }
 
-/// Whether two tensors of one shape hold the same values, the second's rounded to the first's dtype.
-inline bool same_values(const TensorView& saved, const TensorView& base) {
+/// How a tensor that was saved with an adapter stands to the base's of that shape.
+enum class Likeness { same, rounded, other };
+
+/// `rounded`: the same but for rounding of the base's values to the dtype of the saved ones.
+inline Likeness likeness(const TensorView& saved, const TensorView& base) {
   constexpr Index chunk = 4096;
   const auto stretch = [](const TensorView& tensor, Index first, Index count) {
     const std::size_t width = tensor.bytes.size() / static_cast<std::size_t>(tensor.size());
@@ -129,56 +142,74 @@ inline bool same_values(const TensorView& saved, const TensorView& base) {
     if (saved.dtype == Dtype::f16) return static_cast<double>(f16_to_float(float_to_f16(single)));
     return static_cast<double>(single);
   };
+  Likeness result = Likeness::same;
   std::vector<double> here(chunk), there(chunk);
   for (Index first = 0; first < saved.size(); first += chunk) {
     const Index count = std::min(chunk, saved.size() - first);
     copy_tensor(stretch(saved, first, count), std::span(here).first(static_cast<std::size_t>(count)));
     copy_tensor(stretch(base, first, count), std::span(there).first(static_cast<std::size_t>(count)));
-    for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i)
-      if (here[i] != rounded(there[i])) return false;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+      if (here[i] == there[i]) continue;
+      if (here[i] != rounded(there[i])) return Likeness::other;
+      result = Likeness::rounded;
+    }
   }
-  return true;
+  return result;
+}
+
+/// The tensor of a checkpoint that a key without PEFT's prefix names, or none. A checkpoint may lack the prefix of the
+/// task model, and an output layer that is tied to the input.
+inline const TensorView* find_embedding(const Checkpoint& checkpoint, const std::string& name) {
+  if (const TensorView* own = checkpoint.find(name)) return own;
+  for (std::size_t dot = name.find('.'); dot != std::string::npos && dot + 7 < name.size();
+       dot = name.find('.', dot + 1))
+    if (const TensorView* own = checkpoint.find(name.substr(dot + 1))) return own;
+  for (const std::string& other : checkpoint.names())
+    if (other.ends_with(".weight") && is_embedding(other.substr(0, other.size() - 7))) return checkpoint.find(other);
+  return nullptr;
 }
 
 /// Passes over embeddings that were saved beside the factors and are the base's as they stand in the directory `base`.
-/// PEFT saves them by itself once the vocabulary was resized, and takes them in place of the base's.
-/// \throws ConfigError for others, and where there is no such directory to compare them with. Returns a note, or
-/// nothing.
-inline std::string check_saved_embeddings(const PeftTensors& tensors, const std::string& base) {
+/// PEFT saves them where `modules_to_save` names them, and by itself once the vocabulary was resized, and takes them in
+/// place of the base's. \throws ConfigError for others, and where there is no such directory to compare them with.
+/// Returns a note, or nothing.
+inline std::string check_saved_embeddings(const PeftTensors& tensors, const std::string& base,
+                                          const std::vector<std::string>& modules_to_save) {
   if (tensors.embeddings.empty()) return {};
-  constexpr const char* what =
-      "the base's embeddings, which PEFT saves with an adapter over a resized vocabulary and takes in place of the "
-      "base's";
-  constexpr const char* way =
-      "; that is not supported: merge in PEFT (merge_and_unload) and save the result as the base";
   std::error_code ignored;
   std::optional<Checkpoint> checkpoint;
   if (std::filesystem::is_directory(base, ignored)) checkpoint.emplace(FileSet::directory(base));
-  std::string names;
+  std::string names, rounded;
   for (const auto& [key, saved] : tensors.embeddings) {
     const std::string where = tensors.file + ", tensor " + in_quotes(key);
-    std::string name = key.substr(key.starts_with(peft_prefix) ? peft_prefix.size() : 0);
+    const std::string name = key.substr(key.starts_with(peft_prefix) ? peft_prefix.size() : 0);
+    const std::string module = name.substr(0, name.rfind('.'));
+    const bool asked = std::any_of(modules_to_save.begin(), modules_to_save.end(),
+                                   [&](const std::string& one) { return module.ends_with(one); });  // as PEFT does
+    const std::string what = (asked ? "a module that was trained and saved whole, as modules_to_save says, and that "
+                                      "PEFT takes in place of the "
+                                      "base's"
+                                    : "the base's embeddings, which PEFT saves with an adapter over a resized "
+                                      "vocabulary and takes in place of "
+                                      "the base's");
+    const std::string way = std::string("; that is not supported: ") + peft_merge;
     names += (names.empty() ? "" : ", ") + name;
     if (!checkpoint)
       fail<ConfigError>(where, "no embeddings, or a base in a directory to compare them with",
-                        std::string(what) + " (" + in_quotes(base) + " is no directory)");
-    // A checkpoint may lack the prefix of the task model, and an output layer that is tied to the input.
-    const TensorView* own = checkpoint->find(name);
-    for (std::size_t dot = name.find('.'); own == nullptr && dot != std::string::npos && dot + 7 < name.size();
-         dot = name.find('.', dot + 1))
-      own = checkpoint->find(name.substr(dot + 1));
-    if (own == nullptr)
-      for (const std::string& other : checkpoint->names())
-        if (own == nullptr && other.ends_with(".weight") && is_embedding(other.substr(0, other.size() - 7)))
-          own = checkpoint->find(other);
+                        what + " (" + in_quotes(base) + " is no directory)");
+    const TensorView* own = find_embedding(*checkpoint, name);
     if (own == nullptr) fail<ConfigError>(where, "a tensor of " + base, "none of that name there");
     if (own->shape != saved.shape)
       fail<ConfigError>(where, "shape " + shape_text(own->shape) + ", as in " + own->file,
                         shape_text(saved.shape) + ": " + what + way);
-    if (!same_values(saved, *own))
-      fail<ConfigError>(where, "the values in " + own->file, std::string("others: ") + what + way);
+    const Likeness like = likeness(saved, *own);
+    if (like == Likeness::other) fail<ConfigError>(where, "the values in " + own->file, "others: " + what + way);
+    if (like == Likeness::rounded)
+      rounded += "; " + name + " equals the base's but for rounding to " + std::string(dtype_name(saved.dtype)) +
+                 ": the base's is used, peft takes the rounded";
   }
-  return tensors.file + ": passes over " + names + ", which PEFT saved with the adapter and which are the base's own";
+  return tensors.file + ": passes over " + names + ", which PEFT saved with the adapter and which " +
+         (rounded.empty() ? "are the base's own" : "the base has too" + rounded);
 }
 
 }  // namespace fedlora::detail

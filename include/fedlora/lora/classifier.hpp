@@ -67,6 +67,7 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
         pooling_(options.pooling.value_or(base().context.pooling.value_or(Arch::pooling))) {
     if (labels_.empty()) labels_ = base().config().id2label;
     if (labels_.empty()) labels_ = checkpoint_labels();
+    if (labels_.empty() && lora.freeze_head) refuse_without_head("none in either");
     if (labels_.empty()) fail<ConfigError>("classifier of " + base().name, "at least one label", "none");
     const auto by_count = labels_.size() == 1 ? ProblemType::regression : ProblemType::single_label;
     problem_type_ = options.problem_type.value_or(base().config().problem_type.value_or(by_count));
@@ -283,6 +284,14 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     }
   }
 
+  /// For an adapter without a head of its own over a base that has none for it.
+  [[noreturn]] void refuse_without_head(const std::string& got) const {
+    fail<ConfigError>("classifier of " + base().name,
+                      "a head, in the adapter or in the base (PEFT saves the head where task_type is SEQ_CLS or "
+                      "modules_to_save names it)",
+                      got);
+  }
+
   void build_head(const LoraConfig& lora) {
     std::vector<HeadLayer> layers = Arch::head(base().config());
     if (pooling_ == Pooling::mean) layers.erase(layers.begin(), layers.end() - 1);  // the pooler is for the first token
@@ -300,6 +309,10 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
       if (weight != nullptr && (bias != nullptr || !layer.bias) && (!output || !output_rows_.empty())) {
         frozen[i] = {*weight, bias != nullptr ? *bias : FrozenMatrix{}};
       } else {
+        if (output && lora.freeze_head)
+          refuse_without_head(has_rows && output_rows_.empty() ? "none in the adapter, and in the base one for " +
+                                                                     detail::quoted_list(checkpoint_labels())
+                                                               : "no whole one in either");
         missing.push_back(layer.name);
         if (has_rows && output_rows_.empty()) continue;  // match_output has said why
         notes_.push_back(layer.name + ": not in the checkpoint " + base().name + " for " +
