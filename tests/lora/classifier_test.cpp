@@ -283,9 +283,9 @@ TEST_CASE("every label takes its own row of the checkpoint's head, whatever orde
 
   auto unnamed = tiny_base<Bert>(1, {{"id2label", nullptr}});
   const Model ordered(unnamed, {.labels = {"spam", "ham", "eggs"}}, everywhere);
-  check_rows(ordered, {2, 1, 0});
+  check_rows(ordered, {0, 1, 2});
   REQUIRE(ordered.notes().size() == 1);
-  CHECK(ordered.notes()[0].ends_with("'eggs' = row 0 (LABEL_0); by order, as nothing tells which is which"));
+  CHECK(ordered.notes()[0].ends_with("'eggs' = row 2 (LABEL_2); by order, as nothing tells which is which"));
   CHECK(Model(unnamed, {}, everywhere).labels() == std::vector<std::string>{"LABEL_0", "LABEL_1", "LABEL_2"});
 
   const Model other(base, {.labels = {"x", "y", "z"}}, everywhere);  // as many, and none of them the head's
