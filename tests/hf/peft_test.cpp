@@ -206,8 +206,9 @@ TEST_CASE("what PEFT can do and this library cannot is refused by name") {
   CHECK(has(refusal(directory, "enable_lora", {true, false}), "field enable_lora]"));
   CHECK(has(refusal(directory, "init_lora_weights", "pissa"), "field init_lora_weights]"));
   CHECK(has(refusal(directory, "task_type", "TOKEN_CLS"), "field task_type] expected SEQ_CLS, CAUSAL_LM or null"));
-  CHECK(has(refusal(directory, "a_field_of_tomorrow", 1),
-            "field a_field_of_tomorrow] expected a field of PEFT up to 0.21 (this one may change what the tensors mean"));
+  CHECK(
+      has(refusal(directory, "a_field_of_tomorrow", 1),
+          "field a_field_of_tomorrow] expected a field of PEFT up to 0.21 (this one may change what the tensors mean"));
   for (const Json& off : {Json(nullptr), Json(false), Json(0), Json(""), Json::array(), Json::object()})
     CHECK(refusal(directory, "a_field_of_tomorrow", off) == "nothing was thrown");
   CHECK(refusal(directory, "task_type", nullptr) == "nothing was thrown");
@@ -228,6 +229,16 @@ TEST_CASE("a malformed configuration names file and field") {
             "module bert.layer.0.query] expected lora_alpha and r with the layout's scale"));
   write_text(directory.path() / "adapter" / "adapter_config.json", "[]");
   CHECK_THROWS_AS(read_peft_config(directory.path() / "adapter"), FormatError);
+}
+
+TEST_CASE("layers_to_transform names the layers that there are tensors of") {
+  const TemporaryDirectory directory;
+  for (const Json& layers : {Json(0), Json::array({0}), Json::array({0, 5}), Json::array(), Json(nullptr)})
+    CHECK(refusal(directory, "layers_to_transform", layers) == "nothing was thrown");
+  for (const Json& layers : {Json(1), Json::array({1, 2})})
+    CHECK(has(refusal(directory, "layers_to_transform", layers),
+              "field layers_to_transform] expected every layer that there are tensors of, got " + layers.dump() +
+                  ", without that of 'bert.layer.0.query'"));
 }
 
 TEST_CASE("where PEFT has excluded modules, those that have tensors are the targets") {
@@ -279,8 +290,7 @@ TEST_CASE("tensors are checked both ways") {
   auto other = std::make_shared<AdapterLayout>(*small_layout());
   other->saved[0].shape = {10};
   other->id2label.clear();
-  CHECK(
-      has(mismatch(directory, other), "tensor base_model.model.classifier.weight] expected shape (2, 5), got (10,)"));
+  CHECK(has(mismatch(directory, other), "tensor base_model.model.classifier.weight] expected shape (2, 5), got (10,)"));
 }
 
 TEST_CASE("tensors of other methods are refused with the method's name") {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -205,17 +206,41 @@ inline std::vector<std::string> adapted_modules(const PeftTensors& tensors) {
   return modules;
 }
 
+/// The layers that layers_to_transform names; empty when it names none. \throws FormatError for what is no number.
+inline std::vector<Index> layers_of(const Json& config, const std::string& where) {
+  const auto found = config.find("layers_to_transform");
+  if (found == config.end() || found->is_null()) return {};
+  std::vector<Index> layers;
+  for (const Json& layer : found->is_array() ? *found : Json::array({*found})) {
+    if (!layer.is_number_integer())
+      fail<FormatError>(where + ", field layers_to_transform", "a whole number or a list of them",
+                        in_quotes(found->dump()));
+    layers.push_back(layer.get<Index>());
+  }
+  return layers;
+}
+
+/// PEFT passes tensors of layers that layers_to_transform does not name over: a file with some was put together.
+/// \throws ConfigError naming one.
+inline void check_layers(const Json& config, const std::vector<std::string>& modules, const std::string& where) {
+  const std::vector<Index> layers = layers_of(config, where);
+  if (layers.empty()) return;
+  for (const std::string& module : modules)
+    for (std::size_t dot = module.find('.'); dot != module.npos; dot = module.find('.', dot + 1)) {
+      Index layer = 0;
+      const auto [end, error] = std::from_chars(module.data() + dot + 1, module.data() + module.size(), layer);
+      if (error != std::errc() || end == module.data() + module.size() || *end != '.') continue;
+      if (std::find(layers.begin(), layers.end(), layer) == layers.end())
+        fail<ConfigError>(where + ", field layers_to_transform", "every layer that there are tensors of",
+                          config["layers_to_transform"].dump() + ", without that of " + in_quotes(module));
+      break;
+    }
+}
+
 /// Whether the tensors alone say which modules are adapted: where PEFT has excluded some, or taken some layers, or
 /// where an expression is one that is not read here.
 inline bool told_by_tensors(const Json& config, const LoraConfig& lora, const std::string& where) {
-  if (is_on(config, "layers_to_transform")) {
-    const Json& layers = config["layers_to_transform"];
-    for (const Json& layer : layers.is_array() ? layers : Json::array({layers}))
-      if (!layer.is_number_integer())
-        fail<FormatError>(where + ", field layers_to_transform", "a whole number or a list of them",
-                          in_quotes(layers.dump()));
-    return true;
-  }
+  if (!layers_of(config, where).empty()) return true;
   if (is_on(config, "layers_pattern") || is_on(config, "exclude_modules")) return true;
   if (lora.target_pattern.empty()) return false;
   try {
@@ -289,6 +314,7 @@ inline PeftConfig read_peft_config(const FileSet& files) {
   const detail::PeftTensors tensors = detail::peft_tensors_of(files);
   const std::vector<std::string> modules = detail::adapted_modules(tensors);
   if (detail::told_by_tensors(json, config.lora, where)) {
+    detail::check_layers(json, modules, where);
     config.lora.target_modules = modules;  // each by its whole name
     config.lora.target_pattern.clear();
     config.lora.head_only = modules.empty();
