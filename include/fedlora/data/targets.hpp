@@ -42,8 +42,7 @@ inline std::optional<bool> flag_of(std::string_view field) {
   return std::nullopt;
 }
 
-/// Whether a text has the label of a column that is the only one. \throws FormatError at `place`, with `more` to say
-/// what else was expected
+/// Whether a text has a column's label. \throws FormatError at `place`; `more` follows what was expected
 inline bool flag_in_field(std::string_view field, const std::string& place, const char* more = "") {
   if (const auto flag = flag_of(field)) return *flag;
   fail<FormatError>(place, std::string("0 or 1 (true or false): whether the text has this label") + more,

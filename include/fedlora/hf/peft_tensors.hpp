@@ -186,12 +186,11 @@ inline std::string check_saved_embeddings(const PeftTensors& tensors, const std:
     const std::string module = name.substr(0, name.rfind('.'));
     const bool asked = std::any_of(modules_to_save.begin(), modules_to_save.end(),
                                    [&](const std::string& one) { return module.ends_with(one); });  // as PEFT does
-    const std::string what = (asked ? "a module that was trained and saved whole, as modules_to_save says, and that "
-                                      "PEFT takes in place of the "
-                                      "base's"
-                                    : "the base's embeddings, which PEFT saves with an adapter over a resized "
-                                      "vocabulary and takes in place of "
-                                      "the base's");
+    const std::string what =
+        std::string(
+            asked ? "a module that was trained and saved whole, as modules_to_save says, and that PEFT takes"
+                  : "the base's embeddings, which PEFT saves with an adapter over a resized vocabulary and takes") +
+        " in place of the base's";
     const std::string way = std::string("; that is not supported: ") + peft_merge;
     names += (names.empty() ? "" : ", ") + name;
     if (!checkpoint)
