@@ -94,6 +94,17 @@ TEST_CASE("table notes: empty texts, and texts that were trained on") {
   CHECK(notes_of(pairs, others).empty());
 }
 
+TEST_CASE("sets of labels that are all empty are told apart") {
+  fedlora::Table none = noted_table({}), some;
+  none.text = {"a", "b"};
+  none.label_sets = {{}, {}};
+  some = none;
+  some.text = {"c", "d"};
+  some.label_sets = {{}, {"x"}};
+  CHECK(notes_of(some, none) == "none of the 2 texts for testing has a label: F1 is 0 whatever is predicted");
+  CHECK(notes_of(none, some).starts_with("none of the 2 texts for training has a label"));
+}
+
 TEST_CASE("a table of one label alone is told apart") {
   CHECK(fedlora::one_label_note(noted_table({{"a", "x"}, {"b", "y"}})).empty());
   CHECK(fedlora::one_label_note(noted_table({{"a", "x"}, {"b", "x"}})) ==

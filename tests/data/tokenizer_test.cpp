@@ -165,7 +165,7 @@ TEST_CASE("Added tokens: the longest, and their flags") {
   };
   CHECK(with({{.content = "<a>"}, {.content = "<a><b>"}}, "x<a><b>x<a>") == Ids{1, 4, 1, 3});
   CHECK(with({{.content = "go"}}, "xgo") == Ids{1, 3});
-  CHECK(with({{.content = "go", .single_word = true}}, "xgo go") == Ids{0, 3});
+  CHECK(with({{.content = "go", .single_word = true}}, "xgo gox go") == Ids{0, 0, 3});
   CHECK(with({{.content = "GO", .normalized = true}}, "go Go") == Ids{3, 3});
   CHECK(with({{.content = "GO"}}, "go GO") == Ids{0, 3});
   // Spaces that a token takes are not seen by the model: here "x" on its own stands for each piece of text.

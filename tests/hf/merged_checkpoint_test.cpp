@@ -3,7 +3,9 @@
 #include "fedlora/hf/merged_checkpoint.hpp"
 
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <filesystem>
 #include <set>
 #include <string>
@@ -121,6 +123,34 @@ TEST_CASE("a merged checkpoint keeps numbers that JSON has no word for, and a qu
   const FileSet quantised = base_with("bert", as_is, R"({"quantization_config": {"quant_method": "awq"}})");
   check_error<ConfigError>([&] { save_merged<Bert>(quantised, model.initial_adapter(1), out.path()); },
                            {"quantised by awq"});
+}
+
+TEST_CASE("a merge for which there is no room leaves nothing") {
+  const FileSet base = base_with(
+      "bert", [](const std::string& name) { return name; }, "{}");
+  const SequenceClassifier<Bert, MergeBackend> model(load_pretrained<Bert>(MergeBackend{}, base),
+                                                     {.labels = {"a", "b"}}, one_rank("query"));
+  const TemporaryDirectory scratch;
+  std::filesystem::create_directory(scratch.path() / "theirs");
+  write_text(scratch.path() / "theirs/notes.txt", "kept");
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  for (const char* const out : {"new", "theirs"}) {
+    const rlimit small{4096, before.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+    std::string said;
+    try {
+      save_merged<Bert>(base, model.initial_adapter(1), scratch.path() / out);
+    } catch (const IoError& error) {
+      said = error.what();
+    }
+    setrlimit(RLIMIT_FSIZE, &before);
+    CHECK(has(said, "model.safetensors"));
+  }
+  std::signal(SIGXFSZ, handler);
+  CHECK_FALSE(std::filesystem::exists(scratch.path() / "new"));
+  CHECK(FileSet::directory(scratch.path() / "theirs").listing() == "'notes.txt'");
 }
 
 }  // namespace fedlora::tests

@@ -79,7 +79,7 @@ inline std::string cut_note(const Dataset& data, Index max_tokens) {
 /// That all examples have one label, which makes figures of a test mean little; empty where they do not.
 inline std::string one_label_note(const Table& table) {
   const std::vector<std::string> names = table.label_names();
-  if (names.size() != 1 || !table.label_columns.empty()) return "";
+  if (names.size() != 1 || !table.label_sets.empty()) return "";
   return "all " + std::to_string(table.size()) + " examples have the label " + detail::in_quotes(names[0]) +
          ": accuracy and macro F1 say nothing about the other labels";
 }
@@ -91,11 +91,15 @@ inline std::vector<std::string> table_notes(const Table& train, const Table& tes
   std::vector<std::string> notes;
   for (const auto& [table, use] : {std::pair(&train, "training"), std::pair(&test, "testing")}) {
     const std::vector<std::string> names = table->label_names();
-    if (names.size() == 1 && table->label_columns.empty())
+    if (names.size() == 1 && table->label_sets.empty())
       notes.push_back("all " + std::to_string(table->size()) + " examples for " + use + " have the label " +
                       detail::in_quotes(names[0]) +
                       (table == &train ? ": there is nothing to tell apart, and an accuracy of 1 says nothing"
                                        : ": accuracy and macro F1 say nothing about the other labels"));
+    if (!table->label_sets.empty() && std::all_of(table->label_sets.begin(), table->label_sets.end(),
+                                                  [](const auto& labels) { return labels.empty(); }))
+      notes.push_back("none of the " + std::to_string(table->size()) + " texts for " + use +
+                      " has a label: F1 is 0 whatever is predicted");
     if (const Index blank = detail::count_blank(*table); blank > 0)
       notes.push_back(std::to_string(blank) + " of the " + std::to_string(table->size()) + " texts for " + use +
                       " are empty");

@@ -159,6 +159,44 @@ inline Json merged_config(Json config, const AdapterLayout& layout, std::string_
   return config;
 }
 
+/// Files that appear in a directory together, or not at all where one cannot be written.
+class StagedFiles {
+ public:
+  /// \throws IoError when there can be no such directory.
+  explicit StagedFiles(std::filesystem::path directory)
+      : directory_(std::move(directory)), stage_(directory_ / ".partial") {
+    std::error_code error;
+    is_new_ = !std::filesystem::exists(directory_, error);
+    std::filesystem::create_directories(stage_, error);
+    if (error) fail<IoError>(directory_.string(), "a directory to write to", error.message());
+  }
+  StagedFiles(const StagedFiles&) = delete;
+  StagedFiles& operator=(const StagedFiles&) = delete;
+  ~StagedFiles() {
+    std::error_code ignored;
+    std::filesystem::remove_all(stage_, ignored);
+    if (is_new_) std::filesystem::remove(directory_, ignored);  // unless it holds something
+  }
+
+  void write(const std::string& file, std::string_view bytes) {
+    write_file_atomically(stage_ / file, bytes);
+    files_.push_back(file);
+  }
+
+  void publish() {
+    for (const std::string& file : files_) {
+      std::error_code error;
+      std::filesystem::rename(stage_ / file, directory_ / file, error);
+      if (error) fail<IoError>((directory_ / file).string(), "a place for a file", error.message());
+    }
+  }
+
+ private:
+  std::filesystem::path directory_, stage_;
+  std::vector<std::string> files_;
+  bool is_new_ = false;
+};
+
 }  // namespace detail
 
 /// Writes `base` with `adapter` merged into it: model.safetensors under the names of transformers' task model,
@@ -188,16 +226,14 @@ void save_merged(const FileSet& base, const Adapter<T>& adapter, const std::file
   SafetensorsMetadata metadata = adapter_metadata(layout);
   metadata.erase("id2label");  // config.json has it
 
-  std::filesystem::create_directories(directory, error);
-  if (error) fail<IoError>(directory.string(), "a directory to write to", error.message());
-  write_file_atomically(directory / "model.safetensors", std::string_view(safetensors_bytes(list, metadata)));
+  detail::StagedFiles staged(directory);
+  staged.write("model.safetensors", safetensors_bytes(list, metadata));
   for (const char* file : detail::tokenizer_file_names)
-    if (const auto bytes = base.open(file)) write_file_atomically(directory / file, bytes->data);
+    if (const auto bytes = base.open(file)) staged.write(file, bytes->text());
   if (layout.task == TaskType::causal_lm)
-    if (const auto bytes = base.open("generation_config.json"))
-      write_file_atomically(directory / "generation_config.json", bytes->data);
-  const std::string text = json_text(detail::merged_config(config, layout, Arch::class_stem), 2);
-  write_file_atomically(directory / "config.json", std::string_view(text + "\n"));
+    if (const auto bytes = base.open("generation_config.json")) staged.write("generation_config.json", bytes->text());
+  staged.write("config.json", json_text(detail::merged_config(config, layout, Arch::class_stem), 2) + "\n");
+  staged.publish();
 }
 
 }  // namespace fedlora

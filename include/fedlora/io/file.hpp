@@ -279,8 +279,10 @@ class FileSet {
   Bytes require(const std::string& file) const {
     if (auto bytes = open(file)) return *std::move(bytes);
     std::string got = "no such file";
-    std::error_code ignored;
-    if (directory_ && std::filesystem::is_symlink(*directory_ / file, ignored)) got = "a symbolic link to nowhere";
+    std::error_code error;
+    if (directory_ && std::filesystem::is_symlink(*directory_ / file, error)) got = "a symbolic link to nowhere";
+    if (error && error != std::errc::no_such_file_or_directory)
+      fail<IoError>(path_of(file), "this file", error.message());
     fail<IoError>(
         path_of(file),
         "this file (a model directory holds config.json, model.safetensors or model.safetensors.index.json with its "
