@@ -57,11 +57,11 @@ int main(int argc, char** argv) {
   Options options;
   declare(app, options);
   return run_program(app, argc, argv, [&] {
-    const auto taken = take_saved_options(app, argc, argv, options);
+    take_saved_options(app, argc, argv, options);
     complete(app, options);
-    if (taken) std::cerr << "note: " << *taken << '\n';
     Interrupt::listen();
-    options.resume_command = shell_quoted(argv[0]) + " --resume" + (app.count("--out") > 0 ? " --out " + shell_quoted(options.out) : "");
+    options.resume_options = "--resume" + (app.count("--out") > 0 ? " --out " + shell_quoted(options.out) : "");
+    options.resume_command = shell_quoted(argv[0]) + " " + options.resume_options;
     return run(options);
   });
 }

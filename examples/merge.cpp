@@ -35,10 +35,16 @@ std::shared_ptr<const AdapterLayout> layout_of(const Pretrained<Arch, B>& base, 
   return SequenceClassifier<Arch, B>(base, options, adapter.lora).layout();
 }
 
-/// A checkpoint there may be the only copy of somebody's.
-void refuse_taken(const std::string& out) {
+/// A checkpoint there may be the only copy of somebody's. Beside an adapter none is replaced either: transformers applies
+/// an adapter_config.json that it finds with a checkpoint, and would add the merged matrices once more.
+void refuse_taken(const std::string& out, bool overwrite) {
   std::error_code error;
-  if (std::filesystem::is_directory(out, error) && !std::filesystem::is_empty(out, error))
+  if (std::filesystem::exists(std::filesystem::path(out) / "adapter_config.json", error))
+    fail<ConfigError>(out,
+                      "a directory without an adapter (--out): transformers would apply the one there to the merged "
+                      "checkpoint, a second time",
+                      "one that holds adapter_config.json");
+  if (!overwrite && std::filesystem::is_directory(out, error) && !std::filesystem::is_empty(out, error))
     fail<ConfigError>(out, "a new or an empty directory (--out); --overwrite replaces the files of a checkpoint there",
                       FileSet::directory(out).listing());
 }
@@ -56,7 +62,7 @@ int main(int argc, char** argv) {
   app.add_option("--out", out, "Directory to write, new or empty")->required();
   app.add_flag("--overwrite", overwrite, "Replace the files of a checkpoint there");
   return run_program(app, argc, argv, [&] {
-    if (!overwrite) refuse_taken(out);
+    refuse_taken(out, overwrite);
     const FileSet files = model_files(model), adapter_files = FileSet::directory(adapter);
     const PeftConfig config = read_peft_config(adapter_files);
     with_pretrained(CpuBackend<float>(), files, [&]<class Arch, class B>(const Pretrained<Arch, B>& base) {

@@ -129,7 +129,7 @@ int main(int argc, char** argv) {
   declare(app, options.problem, "Options");
   app.footer(metrics_help);
   app.add_option("--max-tokens", options.max_tokens,
-                 "Longer texts are cut; 0: at the model's own limit [where the adapter's texts were, else the same]")
+                 "Longer texts are cut; 0: at the model's own limit [the adapter's limit, else 0]")
       ->check(whole_between(0, 1'000'000'000));
   app.add_option("--pooling", options.pooling, "Row that stands for a text [the adapter's, else the family's own]")
       ->check(CLI::IsMember({"family", "cls", "last", "mean"}));
@@ -143,7 +143,10 @@ int main(int argc, char** argv) {
     if (options.device.cuda() && app.count("--threads") == 0) options.threads = cuda_threads;
     columns.text = comma_separated(text_column);
     columns.header = table_header_of(header);
-    if (!options.adapter.empty()) options.adapter_config = read_peft_config(std::filesystem::path(options.adapter));
+    if (!options.adapter.empty()) {
+      options.adapter_config = read_peft_config(std::filesystem::path(options.adapter));
+      check_problem_type(options.problem, options.adapter, *options.adapter_config);
+    }
     const Predictor predictor = load(options);
     const bool labelled = !label_column.empty();
     if (predictor.labels.empty())
@@ -151,7 +154,7 @@ int main(int argc, char** argv) {
         if (app.count(option) > 0) fail<UsageError>(option, "a classifier", "a language model");
     if (!labelled && !options.problem.metric.empty()) fail<UsageError>("--metric", "--label-column with it", "none");
     if (!predictor.labels.empty()) set_label_columns(predictor.problem_type, label_column, options.problem, columns);
-    Table table = read_texts(file, columns);
+    Table table = read_answers(predictor.problem_type, label_column, [&] { return read_texts(file, columns); });
     Evaluation evaluation;
     for (const std::string& note : predictor.notes) std::cerr << note_line(note) << '\n';
     if (labelled && predictor.problem_type != ProblemType::regression)

@@ -13,6 +13,7 @@
 #include "command_line.hpp"
 #include "fedlora/data/labels.hpp"
 #include "fedlora/data/table.hpp"
+#include "fedlora/hf/peft_config.hpp"
 #include "fedlora/io/json.hpp"
 #include "fedlora/lora/evaluation.hpp"
 #include "fedlora/nn/config.hpp"
@@ -78,6 +79,32 @@ inline void set_label_columns(ProblemType type, const std::string& label_column,
   if (type == ProblemType::regression) columns.targets = comma_separated(label_column);
   if (type == ProblemType::multi_label) columns.labels = comma_separated(label_column);
   columns.label_separator = options.label_separator;
+}
+
+/// \throws UsageError where labels are asked for of an adapter that predicts numbers.
+inline void check_problem_type(const ProblemOptions& options, const std::string& adapter, const PeftConfig& config) {
+  if (options.type.empty() || config.context.problem_type != ProblemType::regression) return;
+  if (const ProblemType asked = *problem_type_option(options.type); asked != ProblemType::regression)
+    fail<UsageError>("--problem-type", "regression, which the adapter " + adapter + " is for",
+                     std::string(problem_type_name(asked)));
+}
+
+/// Reads a table by `read`; where it is refused because its labels are columns or arrays, and a text is to have one label,
+/// says which option takes them.
+template <class Read>
+Table read_answers(ProblemType type, const std::string& label_column, const Read& read) {
+  try {
+    return read();
+  } catch (const FormatError& error) {
+    const std::string what = error.what();
+    const bool several = label_column.find(',') != std::string::npos && what.find(label_column) != std::string::npos;
+    const bool array = what.ends_with("got an array") &&
+                       what.find(", field " + detail::printable(label_column) + "]") != std::string::npos;
+    if (type != ProblemType::single_label || (!several && !array)) throw;
+    throw FormatError(what + (array ? "; --problem-type multi-label takes arrays of labels"
+                                    : "; --problem-type multi-label takes columns of 0 and 1, one for each label, "
+                                      "--problem-type regression columns of numbers"));
+  }
 }
 
 /// Puts the numbers of a table, which stand in these columns, into the places of a head's outputs (`match_numbers`);
@@ -169,7 +196,7 @@ struct Measures {
       if (std::none_of(shown.begin(), shown.end(), [&](const Metric& one) { return one.name == name; }))
         shown.push_back(metric);
     } catch (const ConfigError& error) {
-      throw UsageError(std::string("--metric: ") + error.what());
+      throw UsageError("[--" + std::string(error.what()).substr(1));  // of "[metric] expected …"
     }
   }
 };

@@ -54,8 +54,8 @@ inline std::size_t edit_distance(std::string_view a, std::string_view b) {
 }
 
 /// The option that somebody meant who wrote `typed`, one of `names` ("--lr-schedule"): what it is called elsewhere,
-/// else the nearest within a third of its letters, else one of whose words these are or the other way round. Empty when
-/// there is none.
+/// else the nearest within a third of its letters (of two as near, the one that `typed` begins with, or that begins with
+/// it), else one of whose words these are or the other way round. Empty when there is none.
 inline std::string nearest_option(std::string_view typed, const std::vector<std::string>& names) {
   static const std::map<std::string, std::string> elsewhere = {{"learning-rate", "--lr"},
                                                                {"lora-r", "--rank"},
@@ -74,16 +74,17 @@ inline std::string nearest_option(std::string_view typed, const std::vector<std:
   if (word.empty() || word.size() > 64) return {};
   if (const auto known = elsewhere.find(word); known != elsewhere.end())
     if (std::find(names.begin(), names.end(), known->second) != names.end()) return known->second;
-  constexpr std::size_t far = 1000;
+  constexpr std::size_t far = 10000;
   const auto distance = [&](const std::string& name) -> std::size_t {
     const std::string option = name.substr(2);
     const std::size_t edits = edit_distance(word, option);
-    if (edits <= std::max<std::size_t>(1, option.size() / 3)) return edits;
+    const std::size_t order = 2 * edits + (word.starts_with(option) || option.starts_with(word) ? 0 : 1);
+    if (edits <= std::max<std::size_t>(1, option.size() / 3)) return order;
     const auto holds = [](const std::string& whole, const std::string& part) {
       return ("-" + whole + "-").find("-" + part + "-") != std::string::npos;
     };
     if (holds(option, word) || holds(word, option) || option.starts_with(word) || word.ends_with(option))
-      return 100 + edits;
+      return 1000 + order;
     return far;
   };
   std::string nearest;

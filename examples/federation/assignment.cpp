@@ -20,6 +20,19 @@ namespace {
 /// Options of one call, not of the run.
 const std::set<std::string> of_the_call = {"--help", "--version", "--out", "--resume", "--overwrite"};
 
+/// Options that a run may go on with, whatever it is.
+const std::set<std::string> of_the_end = {"--rounds",         "--reference-epochs", "--threads",     "--eval-every", "--metric",
+                                          "--positive-label", "--device",           "--dtype",       "--export-plan"};
+
+/// Whether an option was given that says what the run is.
+bool says_what_run_it_is(const CLI::App& app) {
+  const auto options = app.get_options();
+  return std::any_of(options.begin(), options.end(), [](const CLI::Option* option) {
+    const std::string name = option->get_name();
+    return option->count() > 0 && !of_the_call.contains(name) && !of_the_end.contains(name);
+  });
+}
+
 /// What was given, as it can be given again from any directory.
 std::vector<std::string> given_arguments(const CLI::App& app) {
   static const std::set<std::string> paths = {"--train", "--test", "--adapter", "--export-plan"};
@@ -37,9 +50,8 @@ std::vector<std::string> given_arguments(const CLI::App& app) {
   return arguments;
 }
 
-/// The arguments that some state in `directory` was saved with.
-std::vector<std::string> saved_arguments(const fs::path& directory) {
-  const EarlierRun run = earlier_run(directory);
+/// The arguments that some state of the run in `directory` was saved with.
+std::vector<std::string> saved_arguments(const EarlierRun& run, const fs::path& directory) {
   for (const auto& [mode, state] : run.states)
     if (state.extra.contains("arguments"))
       return json_get<std::vector<std::string>>(state.extra, "arguments", directory.string() + ", state of " + mode);
@@ -65,6 +77,7 @@ Assignment::Assignment(const Options& given)
     fail<ConfigError>(options.out,
                       "a directory without this run (--out), or --overwrite, to run it again for --export-plan",
                       "this run, finished");
+  if (!options.taken_note.empty()) std::cerr << "note: " << options.taken_note << '\n';
 }
 
 bool Assignment::done() const {
@@ -73,18 +86,21 @@ bool Assignment::done() const {
       << "This run was done before: " << (out.path() / "summary.json").string()
       << " holds what these options gave, and would give again.\n\n"
       << result_table(*out.done(), inputs.measures)
-      << "\nTo run it again: --overwrite. To go on with more rounds: --resume --rounds N. Another run: --out DIR.\n";
+      << "\nTo run it again: --overwrite. To go on "
+      << (options.runs("federated") ? "with more rounds: " + options.resume_options + " --rounds N"
+                                    : "for more epochs: " + options.resume_options + " --reference-epochs N")
+      << ". Another run: --out DIR.\n";
   return true;
 }
 
-std::optional<std::string> take_saved_options(CLI::App& app, int argc, char** argv, Options& options) {
-  const std::vector<std::string> given = given_arguments(app);
-  const bool none_given = given.empty() || (given.size() == 2 && given[0] == "--threads");
-  const std::vector<std::string> saved = options.resume ? saved_arguments(options.out) : std::vector<std::string>();
-  if (options.resume && none_given && !earlier_run(options.out).any())
+void take_saved_options(CLI::App& app, int argc, char** argv, Options& options) {
+  const EarlierRun earlier = options.resume ? earlier_run(options.out) : EarlierRun();
+  const std::vector<std::string> saved = saved_arguments(earlier, options.out);
+  if (options.resume && !earlier.has_state() && !says_what_run_it_is(app))
     fail<ConfigError>(options.out, "a directory with a run to go on with (--out)",
-                      "none; a new run is started without --resume");
-  std::string words;
+                      earlier.any() ? "one whose state/ is gone: the run there is finished, or cannot go on; --overwrite "
+                                      "starts anew"
+                                    : "none: nothing is saved there; a new run is started without --resume");
   if (!saved.empty()) {
     std::vector<std::string> all = saved;
     all.insert(all.end(), argv + 1, argv + argc);  // of two values of an option, the last counts
@@ -92,9 +108,9 @@ std::optional<std::string> take_saved_options(CLI::App& app, int argc, char** ar
     app.parse(all);
   }
   options.arguments = given_arguments(app);
-  if (saved.empty()) return std::nullopt;
-  for (const std::string& argument : options.arguments) words += " " + detail::printable(argument);
-  return "goes on with the options of the run in " + options.out + ":" + words;
+  if (saved.empty()) return;
+  options.taken_note = "goes on with the options of the run in " + options.out + ":";
+  for (const std::string& argument : options.arguments) options.taken_note += " " + detail::printable(argument);
 }
 
 }  // namespace fedlora::examples

@@ -45,7 +45,7 @@ class Experiment {
     console_.print(introduction(machine_, options_, inputs_, model_, options_.runs("head") ? &head_model_ : nullptr, *train_));
     if (out_.holds_run() && options_.overwrite)
       console_.note("note: the earlier run in " + options_.out + " is replaced when the first round is done");
-    if (!out_.holds_run() && options_.resume) console_.note("note: nothing to go on with in " + options_.out + ", a new run");
+    if (!out_.holds_run() && options_.resume) console_.note("note: nothing was saved in " + options_.out + " to go on with; this is a new run");
     for (const std::string& mode : mode_order)
       if (options_.runs(mode)) prepare(mode);
     Index steps = 0;
@@ -128,6 +128,8 @@ class Experiment {
       fail<FormatError>(saved.name, "a state of this run", "another number of adapters or rows");
     state.config = run.state.config;
     run.state = std::move(state);
+    if (inputs_.measures.positive_label.empty())  // so that no later run adds F1 of another label to these
+      for (Json& row : run.state.metrics) row.erase("f1");
     if (options_.lr_schedule != "constant" && run.state.round > 0 && !run.finished() &&
         read_saved_run(saved).config["rounds"] != inputs_.config["rounds"])
       console_.note("note: learning rates follow the new number of rounds from here on");

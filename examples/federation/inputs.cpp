@@ -8,6 +8,7 @@
 #include <set>
 #include <span>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "command_line.hpp"
@@ -30,6 +31,17 @@ std::string digest_of(const Checkpoint& checkpoint) {
     digest.add(checkpoint.find(name)->bytes);
   }
   return digest.hex();
+}
+
+/// Digests of config.json and of the files that a tokenizer may be read from, as far as they are there.
+Json digests_of_files(const FileSet& model) {
+  Json digests = Json::object();
+  for (const char* file : {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
+                           "added_tokens.json", "special_tokens_map.json"}) try {
+      if (const auto bytes = model.open(file)) digests[file] = Sha256().add(bytes->data).hex();
+    } catch (const FormatError&) {  // a stand-in for a file; whoever reads it refuses it
+    }
+  return digests;
 }
 
 /// The names of the rows of the head that training starts from: the adapter's, else the checkpoint's. Empty: a new head.
@@ -84,17 +96,25 @@ void name_labels(Inputs& inputs, const std::vector<std::string>& head, const std
 }
 
 /// The problem type asked for, else the adapter's, else config.json's, else what transformers makes of the number of
-/// outputs: a number of one, one label of several.
-ProblemType problem_type(const Options& options, const std::optional<PeftConfig>& adapter) {
-  if (!options.problem.type.empty()) return *problem_type_option(options.problem.type);
-  if (adapter && adapter->context.problem_type) return *adapter->context.problem_type;
+/// outputs: a number of one, one label of several. And what a refusal may add: who says so, where no option does.
+std::pair<ProblemType, std::string> problem_type(const Options& options, const std::optional<PeftConfig>& adapter) {
+  if (!options.problem.type.empty()) return {*problem_type_option(options.problem.type), ""};
+  const auto is_what = [](ProblemType type) { return "; " + std::string(problem_type_name(type)) + " is what "; };
+  const std::string the_adapter = "the adapter " + options.adapter + " is for";
+  if (adapter && adapter->context.problem_type) {
+    const ProblemType type = *adapter->context.problem_type;
+    return {type, is_what(type) + the_adapter};
+  }
   const FileSet files = model_files(options.model);
   const std::string where = files.path_of("config.json");
   const Json config = parse_json(files.require("config.json"));
   const auto named = problem_type_of(json_get_or<std::string>(config, "problem_type", where, ""));
   const auto outputs = adapter && adapter->num_labels ? *adapter->num_labels
                                                       : static_cast<Index>(detail::read_id2label(config, where).size());
-  return named.value_or(outputs == 1 ? ProblemType::regression : ProblemType::single_label);
+  const ProblemType type = named.value_or(outputs == 1 ? ProblemType::regression : ProblemType::single_label);
+  return {type, is_what(type) + (adapter && adapter->num_labels && !named
+                                     ? the_adapter
+                                     : "the checkpoint is for, --problem-type single-label takes labels")};
 }
 
 /// The names of a head's rows, `head` those of the one that is there.
@@ -201,10 +221,10 @@ void set_partition(Inputs& inputs, const Options& options) {
 
 /// What the run is recorded as.
 void set_config(Inputs& inputs, const Options& options, const std::optional<PeftConfig>& adapter,
-                const Checkpoint& checkpoint) {
+                const FileSet& model, const Checkpoint& checkpoint) {
   Json& config = inputs.config;
   config = config_of(options);
-  config["clients"] = inputs.partition.size();
+  config["clients"] = inputs.partition.empty() ? Json(nullptr) : Json(inputs.partition.size());
   config["problem_type"] = problem_type_name(inputs.problem_type);
   config["labels"] = inputs.labels;
   if (!inputs.measures.positive_label.empty()) config["positive_label"] = inputs.measures.positive_label;
@@ -216,8 +236,10 @@ void set_config(Inputs& inputs, const Options& options, const std::optional<Peft
   if (adapter) {
     config["targets"] = nullptr;
     config["adapter_sha256"] = Sha256().add(map_file(options.adapter + "/adapter_model.safetensors").data).hex();
+    config["adapter_config_sha256"] = Sha256().add(map_file(options.adapter + "/adapter_config.json").data).hex();
   }
   config["model_sha256"] = digest_of(checkpoint);
+  config["model_files_sha256"] = digests_of_files(model);
   config["train_sha256"] = Sha256().add(table_file(options.train).data).hex();
   config["test_sha256"] = Sha256().add(table_file(options.test).data).hex();
 }
@@ -231,8 +253,10 @@ Inputs read_inputs(const Options& options) {
     adapter = read_peft_config(std::filesystem::path(options.adapter));
     if (adapter->task.value_or(TaskType::sequence_classification) != TaskType::sequence_classification)
       fail<ConfigError>(options.adapter + "/adapter_config.json, field task_type", "SEQ_CLS", "CAUSAL_LM");
+    check_problem_type(options.problem, options.adapter, *adapter);
   }
-  inputs.problem_type = problem_type(options, adapter);
+  std::string said_by;
+  std::tie(inputs.problem_type, said_by) = problem_type(options, adapter);
   const auto read = [&](const std::string& path, const std::string& id) {
     TableColumns columns{.text = options.text_columns(),
                          .text_pair = options.text_pair_column,
@@ -240,11 +264,10 @@ Inputs read_inputs(const Options& options) {
                          .header = table_header_of(options.header)};
     set_label_columns(inputs.problem_type, options.label_column, options.problem, columns);
     try {
-      return read_table(table_file(path), columns);
+      return read_answers(inputs.problem_type, options.label_column, [&] { return read_table(table_file(path), columns); });
     } catch (const FormatError& error) {
-      if (!options.problem.type.empty() || inputs.problem_type == ProblemType::single_label) throw;
-      throw FormatError(error.what() + ("; " + std::string(problem_type_name(inputs.problem_type)) +
-                                        " is what the checkpoint is for, --problem-type single-label takes labels"));
+      if (inputs.problem_type == ProblemType::single_label) throw;
+      throw FormatError(error.what() + said_by);
     }
   };
   const std::string natural = options.natural_column();
@@ -264,8 +287,8 @@ Inputs read_inputs(const Options& options) {
   inputs.max_tokens = options.max_tokens.value_or(adapter ? adapter->context.max_tokens : 0);
   inputs.lora = lora_config(options, adapter);
 
-  set_partition(inputs, options);
-  set_config(inputs, options, adapter, checkpoint);
+  if (options.runs("federated") || options.runs("local")) set_partition(inputs, options);
+  set_config(inputs, options, adapter, model, checkpoint);
   return inputs;
 }
 

@@ -22,7 +22,8 @@ struct Inputs {
   Index max_tokens = 0;             ///< the same; 0: the model's own limit
   std::vector<std::string> notes;   ///< what a person should be told
   Measures measures;
-  /// What label skew goes by, and what the table of clients counts: labels, or what stands for them.
+  /// What label skew goes by, and what the table of clients counts: labels, or what stands for them. Empty, as the
+  /// partition, where no run has clients.
   std::vector<std::int32_t> groups;
   std::vector<std::string> group_names;
   Partition partition;

@@ -70,7 +70,7 @@ void declare(CLI::App& app, Options& o) {
       ->group("Data");
   declare(app, o.problem, "Data");
   app.add_option("--max-tokens", o.max_tokens,
-                 "Longer texts are cut; 0: at the model's own limit [where the adapter's texts were, else 0]")
+                 "Longer texts are cut; 0: at the model's own limit [the adapter's limit, else 0]")
       ->check(whole_between(0, 1'000'000'000))
       ->group("Data");
 

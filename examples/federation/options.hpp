@@ -51,6 +51,8 @@ struct Options {
   std::vector<std::string> arguments;  ///< what was given, as --resume gives it again
   std::string export_plan;
   std::string mode = "all";
+  std::string taken_note;      ///< what --resume took over; empty: nothing
+  std::string resume_options;  ///< what a person adds to go on with this run
   std::string resume_command;  ///< what a person types to go on after an interrupt
 
   bool runs(const std::string& one) const { return mode == "all" || mode == one; }

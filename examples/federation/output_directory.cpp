@@ -116,18 +116,63 @@ std::vector<ConfigDifference> differences(const EarlierRun& run, const Json& con
   return {};
 }
 
-/// "seed (1 there, 4 here), rounds (5 there, 8 here)"
-std::string in_words(const std::vector<ConfigDifference>& differences) {
+/// Whether a field of the configuration says what is in a file.
+bool is_digest(const std::string& field) { return field.find("_sha256") != std::string::npos; }
+
+/// "/home/me/train.csv, whose content is another now", of a digest that differs from that of the run to come.
+std::string other_content(const ConfigDifference& difference, const Json& config) {
+  const auto at = [&](const char* name) {
+    const Json path = config.value(name, Json());
+    return path.is_string() ? detail::printable(path.get<std::string>(), 400) : std::string("no ") + name;
+  };
+  constexpr std::string_view of_model = "model_files_sha256";
+  std::string file = difference.field;
+  if (file.starts_with(std::string(of_model) + ".")) {
+    file = file.substr(of_model.size() + 1);
+    file = at("model") + "/" + file + (file == "config.json" ? "" : ", a file of the tokenizer");
+  } else if (file == of_model) {
+    file = "config.json and the files of the tokenizer of " + at("model");
+  } else {
+    file = file == "train_sha256"            ? at("train")
+           : file == "test_sha256"           ? at("test")
+           : file == "model_sha256"          ? "the weights of " + at("model")
+           : file == "adapter_sha256"        ? at("adapter") + "/adapter_model.safetensors"
+           : file == "adapter_config_sha256" ? at("adapter") + "/adapter_config.json"
+                                             : file;
+  }
+  return file + (difference.saved == "nothing" ? ", of which that run says nothing"
+                 : difference.now == "nothing" ? ", which that run had, and which is not there now"
+                                               : ", whose content is another now");
+}
+
+/// "seed (1 there, 4 here), rounds (5 there, 8 here), train_sha256 (train.csv, whose content is another now)"
+std::string in_words(const std::vector<ConfigDifference>& differences, const Json& config) {
   constexpr std::size_t at_most = 4;
   std::string text;
   for (std::size_t i = 0; i < differences.size() && i < at_most; ++i) {
     const auto& [field, saved, now] = differences[i];
-    const bool digest = field.ends_with("_sha256");
-    text += (i == 0 ? "" : ", ") + field +
-            (digest ? "" : " (" + detail::printable(saved, 40) + " there, " + detail::printable(now, 40) + " here)");
+    text += (i == 0 ? "" : ", ") + field + " (" +
+            (is_digest(field) ? other_content(differences[i], config)
+                              : detail::printable(saved, 40) + " there, " + detail::printable(now, 40) + " here") +
+            ")";
   }
   if (differences.size() > at_most) text += " and " + std::to_string(differences.size() - at_most) + " more";
   return text;
+}
+
+/// \throws ConfigError naming what is another than in the run that is to go on
+void check_goes_on(const Json& saved, const Json& now) {
+  for (const ConfigDifference& difference : config_differences(saved, now, may_differ())) {
+    const std::string where = "resume, field " + difference.field;
+    if (is_digest(difference.field))
+      fail<ConfigError>(where, "the files that the saved run began with", other_content(difference, now));
+    fail<ConfigError>(where, difference.saved + ", as the saved run has it", difference.now);
+  }
+  // Another measure than before is one more column; F1 of another label would stand in the same one.
+  const Json before = saved.value("positive_label", Json()), after = now.value("positive_label", Json());
+  if (before.is_string() && after.is_string() && before != after)
+    fail<ConfigError>("resume, field positive_label",
+                      json_text(before) + ", which f1 in the rows there is of (--positive-label)", json_text(after));
 }
 
 }  // namespace
@@ -191,7 +236,7 @@ void OutputDirectory::take_in_possession() {
 
 void OutputDirectory::judge(const EarlierRun& run, Earlier earlier, const Json& config) {
   holds_run_ = run.any();
-  resumes_ = earlier == Earlier::resume && (!run.states.empty() || !run.broken.empty());
+  resumes_ = earlier == Earlier::resume && run.has_state();
   replaces_ = earlier == Earlier::overwrite;
   if (!holds_run_) {
     std::string names;
@@ -208,19 +253,17 @@ void OutputDirectory::judge(const EarlierRun& run, Earlier earlier, const Json& 
           run.broken + "\nThe run in " + path_.string() +
           " cannot go on from this file. Nothing was changed; to start anew: --overwrite, or another --out.");
     for (const auto& [mode, state] : run.states)
-      for (const auto& [field, saved, now] : config_differences(state.config, config, may_differ())) {
-        const bool digest = field.ends_with("_sha256");
-        fail<ConfigError>("resume, field " + field, saved + ", as the saved run has it",
-                          now + (digest ? ": a file with something else in it" : ""));
-      }
+      check_goes_on(state.config, config);
     return;
   }
   const std::string choices =
-      "a directory without a run (--out); --resume goes on with the one there, --overwrite replaces it";
+      run.has_state() ? "a directory without a run (--out); --resume goes on with the one there, --overwrite replaces it"
+                      : "a directory without a run (--out); --overwrite replaces the one there, which cannot go on, as "
+                        "its state/ is gone";
   if (!run.broken.empty())
     fail<ConfigError>(path_.string(), choices, "a run with a state that cannot be read: " + run.broken);
   if (const auto found = differences(run, config); !found.empty())
-    fail<ConfigError>(path_.string(), choices, description(run) + " that differs in " + in_words(found));
+    fail<ConfigError>(path_.string(), choices, description(run) + " that differs in " + in_words(found, config));
   if (!run.finished()) fail<ConfigError>(path_.string(), choices, description(run) + " with the same options");
   if (run.summary->value("program", Json()) != program_record())
     fail<ConfigError>(path_.string(), choices,

@@ -33,7 +33,9 @@ struct EarlierRun {
 
   /// Whether all of it is done and summed up.
   bool finished() const;
-  bool any() const { return !states.empty() || !broken.empty() || summary.has_value(); }
+  /// Whether there is what --resume goes on from, or would if it were whole.
+  bool has_state() const { return !states.empty() || !broken.empty(); }
+  bool any() const { return has_state() || summary.has_value(); }
 };
 
 /// \throws IoError for a file that is there and cannot be opened.

@@ -284,7 +284,7 @@ void read_delimited(Reader reader, const TableColumns& columns, Table& table) {
   if (columns.header == TableHeader::detect && !header && first_row_was_header(table, taken))
     fail<FormatError>(
         table.source + ", line " + std::to_string(table.line.front()), "a row of data, as columns go by number",
-        "what looks like a header, " + quoted_list(taken) + " (header yes or header no says which it is)");
+        "what looks like a header, " + quoted_list(taken) + " (TableColumns::header, --header, says which it is)");
 }
 
 inline void read_json_lines(JsonlReader reader, const TableColumns& columns, Table& table) {

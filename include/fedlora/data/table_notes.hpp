@@ -18,6 +18,7 @@
 #include "fedlora/data/dataset.hpp"
 #include "fedlora/data/labels.hpp"
 #include "fedlora/data/table.hpp"
+#include "fedlora/io/json.hpp"
 
 namespace fedlora {
 
@@ -76,15 +77,35 @@ inline std::string cut_note(const Dataset& data, Index max_tokens) {
          std::to_string(max_tokens) + " tokens, where longer ones are cut";
 }
 
-/// That all examples have one label, which makes figures of a test mean little; empty where they do not.
+namespace detail {
+
+/// The number that all examples have, in the first place where they have one: "3", "3 in place 2 of 4". Empty: nowhere.
+inline std::string constant_target(const Table& table) {
+  const std::size_t outputs = table.size() > 0 ? table.targets.size() / table.text.size() : 0;
+  for (std::size_t output = 0; output < outputs; ++output) {
+    std::size_t i = output;
+    while (i < table.targets.size() && table.targets[i] == table.targets[output]) i += outputs;
+    if (i >= table.targets.size())
+      return Json(table.targets[output]).dump() +
+             (outputs == 1 ? "" : " in place " + std::to_string(output + 1) + " of " + std::to_string(outputs));
+  }
+  return "";
+}
+
+}  // namespace detail
+
+/// That all examples have one label, or one number, which makes figures of a test mean little; empty where they do not.
 inline std::string one_label_note(const Table& table) {
+  if (const std::string number = detail::constant_target(table); !number.empty())
+    return "all " + std::to_string(table.size()) + " examples have the number " + number +
+           ": Pearson and Spearman are undefined";
   const std::vector<std::string> names = table.label_names();
   if (names.size() != 1 || !table.label_sets.empty()) return "";
   return "all " + std::to_string(table.size()) + " examples have the label " + detail::in_quotes(names[0]) +
          ": accuracy and macro F1 say nothing about the other labels";
 }
 
-/// A sentence for each thing: one label alone, in training or in testing; labels that differ in letter case, spaces or
+/// A sentence for each thing: one label or number alone, in training or in testing; labels that differ in letter case, spaces or
 /// the way a number is written; a label of their own for most examples; texts without a character; test examples that
 /// were trained on, when they are a twentieth or more. Tables without labels have none of what concerns them.
 inline std::vector<std::string> table_notes(const Table& train, const Table& test) {
@@ -100,6 +121,9 @@ inline std::vector<std::string> table_notes(const Table& train, const Table& tes
                                                   [](const auto& labels) { return labels.empty(); }))
       notes.push_back("none of the " + std::to_string(table->size()) + " texts for " + use +
                       " has a label: F1 is 0 whatever is predicted");
+    if (const std::string number = detail::constant_target(*table); !number.empty())
+      notes.push_back("all " + std::to_string(table->size()) + " examples for " + use + " have the number " + number +
+                      (table == &train ? ": there is nothing to tell apart" : ": Pearson and Spearman are undefined"));
     if (const Index blank = detail::count_blank(*table); blank > 0)
       notes.push_back(std::to_string(blank) + " of the " + std::to_string(table->size()) + " texts for " + use +
                       " are empty");

@@ -58,8 +58,8 @@ inline std::vector<std::string> labels_in_field(std::string_view field, std::str
   if (!array && separator.empty() && !field.empty())
     fail<FormatError>(
         place,
-        "an array of labels, or a label separator to tell those in a text apart (or 0 and 1 alone: whether "
-        "a text has the label that the column is called like)",
+        "an array of labels, or a separator (TableColumns::label_separator, --label-separator) to tell those in "
+        "a text apart (or 0 and 1 alone: whether a text has the label that the column is called like)",
         in_quotes(field, 60));
   const std::string_view between = array ? std::string_view("\0", 1) : separator;
   std::vector<std::string> labels;

@@ -316,7 +316,9 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
         missing.push_back(layer.name);
         if (has_rows && output_rows_.empty()) continue;  // match_output has said why
         notes_.push_back(layer.name + ": not in the checkpoint " + base().name + " for " +
-                         std::to_string(labels_.size()) + " labels; initialised, trained and sent whole");
+                         std::to_string(labels_.size()) +
+                         (problem_type_ == ProblemType::regression ? " number" : " label") +
+                         (labels_.size() == 1 ? "" : "s") + "; initialised, trained and sent whole");
       }
     }
     if (lora.freeze_head && !std::is_sorted(output_rows_.begin(), output_rows_.end()))
