@@ -119,7 +119,7 @@ std::vector<ConfigDifference> differences(const EarlierRun& run, const Json& con
 /// Whether a field of the configuration says what is in a file.
 bool is_digest(const std::string& field) { return field.find("_sha256") != std::string::npos; }
 
-/// "/home/me/train.csv, whose content is another now", of a digest that differs from that of the run to come.
+/// "/home/me/train.csv, whose content differs from that run's", of a digest that differs from that of the run to come.
 std::string other_content(const ConfigDifference& difference, const Json& config) {
   const auto at = [&](const char* name) {
     const Json path = config.value(name, Json());
@@ -142,10 +142,10 @@ std::string other_content(const ConfigDifference& difference, const Json& config
   }
   return file + (difference.saved == "nothing" ? ", of which that run says nothing"
                  : difference.now == "nothing" ? ", which that run had, and which is not there now"
-                                               : ", whose content is another now");
+                                               : ", whose content differs from that run's");
 }
 
-/// "seed (1 there, 4 here), rounds (5 there, 8 here), train_sha256 (train.csv, whose content is another now)"
+/// "seed (1 there, 4 here), rounds (5 there, 8 here), train_sha256 (train.csv, whose content differs from that run's)"
 std::string in_words(const std::vector<ConfigDifference>& differences, const Json& config) {
   constexpr std::size_t at_most = 4;
   std::string text;

@@ -111,6 +111,17 @@ TEST_CASE("a table of one label alone is told apart") {
         "all 2 examples have the label 'x': accuracy and macro F1 say nothing about the other labels");
 }
 
+TEST_CASE("a table of one number alone is told apart") {
+  Table table = noted_table({{"a", ""}, {"b", ""}});
+  table.label.clear();
+  table.targets = {0.5, 0.5};
+  CHECK(fedlora::one_label_note(table) == "all 2 examples have the number 0.5: Pearson and Spearman are undefined");
+  table.targets = {0.5, 1};
+  CHECK(fedlora::one_label_note(table).empty());
+  table.targets = {0.5, 2, 1, 2};
+  CHECK(has(fedlora::one_label_note(table), "have the number 2.0 in place 2 of 2:"));
+}
+
 TEST_CASE("texts that reach the limit are counted: longer ones were cut") {
   fedlora::Dataset data;
   using Ids = std::vector<std::int32_t>;

@@ -163,7 +163,8 @@ TEST_CASE("more rounds go on where fewer ended; anything else must match") {
   fs::copy_file(federation.train, federation.scratch.path() / "renamed.csv");
   CHECK(rounds("5", {"--mode", "federated", "--train", "renamed.csv", "--resume"}).status == 0);
   write_text(federation.train, Federation::table(50));
-  refused("5", {}, "field train_sha256]");
+  refused("5", {}, "field train_sha256] expected the files that the saved run began with, got " +
+                       federation.train.string() + ", whose content differs from that run's");
 }
 
 TEST_CASE("a run does not go on over another base") {
@@ -182,6 +183,83 @@ TEST_CASE("a run does not go on over another base") {
   INFO(other.err);
   CHECK(other.status == 1);
   CHECK(other.err.find("field model_sha256]") != std::string::npos);
+  CHECK(other.err.find("the weights of " + model.string()) != std::string::npos);
+}
+
+TEST_CASE("a run is another one where config.json or a file of the tokenizer is") {
+  const Federation federation;
+  const fs::path model = federation.scratch.path() / "model";
+  fs::copy(stories, model);
+  const auto run = [&](const Arguments& more) {
+    Arguments all = {"--mode",          "federated", "--model",   model.string(), "--rounds", "1",
+                     "--local-steps", "1",         "--threads", "1"};
+    all.insert(all.end(), more.begin(), more.end());
+    return federation.run("out", all);
+  };
+  REQUIRE(run({}).status == 0);
+  const auto refused = [&](const std::string& file, const std::string& words) {
+    for (const Arguments& more : {Arguments{}, Arguments{"--resume"}}) {
+      const Finished again = run(more);
+      INFO(again.err);
+      CHECK(again.status == 1);
+      CHECK(again.err.find("model_files_sha256." + file) != std::string::npos);
+      CHECK(again.err.find((model / file).string() + words) != std::string::npos);
+    }
+  };
+  const auto changed = [&](const std::string& file, const std::string& words, const auto& change) {
+    const std::string kept = read_text(model / file);
+    Json json = Json::parse(kept);
+    change(json);
+    write_text(model / file, json.dump());
+    refused(file, words);
+    write_text(model / file, kept);
+  };
+  changed("config.json", ", whose content differs", [](Json& json) { json["rms_norm_eps"] = 1e-4; });
+  changed("tokenizer.json", ", a file of the tokenizer, whose content differs", [](Json& json) {
+    Json& merges = json["model"]["merges"];
+    merges.erase(merges.size() - 1);
+  });
+  write_text(model / "added_tokens.json", "{}");
+  refused("added_tokens.json", ", a file of the tokenizer, of which that run says nothing");
+  fs::remove(model / "added_tokens.json");
+  const Finished same = run({});
+  CHECK(same.out.find("This run was done before") != std::string::npos);
+}
+
+TEST_CASE("an adapter that a run starts from is told by its configuration too") {
+  const Federation federation;
+  REQUIRE(federation.run("first", {"--mode", "federated", "--rounds", "1", "--local-steps", "1"}).status == 0);
+  const fs::path adapter = federation.scratch.path() / "first/adapter";
+  const auto run = [&] {
+    return federation.run(
+        "out", {"--mode", "federated", "--rounds", "1", "--local-steps", "1", "--adapter", adapter.string()});
+  };
+  REQUIRE(run().status == 0);
+  Json config = Json::parse(read_text(adapter / "adapter_config.json"));
+  config["use_rslora"] = true;
+  write_text(adapter / "adapter_config.json", config.dump());
+  const Finished other = run();
+  INFO(other.err);
+  CHECK(other.status == 1);
+  CHECK(other.err.find((adapter / "adapter_config.json").string() + ", whose content differs") != std::string::npos);
+}
+
+TEST_CASE("runs without clients need no partition") {
+  const Federation federation;
+  write_text(federation.train, Federation::table(6));
+  const auto run = [&](const std::string& mode) {
+    return run_program(federation.scratch.path(), "federation",
+                       {"--train", "train.csv", "--test", "test.csv", "--mode", mode, "--reference-epochs", "1",
+                        "--threads", "1", "--out", mode});
+  };
+  for (const std::string mode : {"head", "centralised"}) {
+    const Finished done = run(mode);
+    INFO(done.err);
+    CHECK(done.status == 0);
+    CHECK(federation.summary(mode)["config"]["clients"].is_null());
+  }
+  for (const std::string mode : {"federated", "local"})
+    CHECK(run(mode).err.find("no more clients than the 6 examples") != std::string::npos);
 }
 
 TEST_CASE("wrong usage is status 2, an error status 1, and both name what is wrong") {

@@ -55,6 +55,8 @@ TEST_CASE("an option that there is not is answered with the one that was meant")
                                                                        {"--learning-rate", "--lr"},
                                                                        {"--epochs", "--local-epochs"},
                                                                        {"--batch-size", "--batch"},
+                                                                       {"--modes", "--mode"},
+                                                                       {"--models", "--model"},
                                                                        {"--num-clients", "--clients"},
                                                                        {"--lora-r", "--rank"},
                                                                        {"--output-dir", "--out"},

@@ -62,7 +62,8 @@ TEST_CASE("another run is refused where one is, and nothing there changes") {
   CHECK(again.status == 0);
   CHECK(again.out.find("This run was done before") != std::string::npos);
   CHECK(again.out.find("federated ") != std::string::npos);
-  CHECK(again.out.find("--overwrite") != std::string::npos);
+  CHECK(again.out.find("To run it again: --overwrite. To go on with more rounds: --resume --out " + out.string() +
+                       " --rounds N.") != std::string::npos);
   CHECK(contents(out) == before);
   check_refused(short_run(federation, "out", {"--mode", "federated", "--dropout", "0", "--export-plan", "plan"}),
                 {"--overwrite", "--export-plan"});
@@ -79,8 +80,12 @@ TEST_CASE("another run is refused where one is, and nothing there changes") {
   check_refused(short_run(federation, "out", {"--mode", "federated"}), {choices, "by another build of this program"});
   // What is left when a person has deleted state/ is still a run.
   fs::remove_all(out / "state");
-  check_refused(short_run(federation, "out", {"--mode", "head"}), {choices, "a finished run that differs in mode"});
-  check_refused(short_run(federation, "out", {"--mode", "head", "--resume"}), {choices});
+  const std::string gone = "--overwrite replaces the one there, which cannot go on, as its state/ is gone";
+  check_refused(short_run(federation, "out", {"--mode", "head"}), {gone, "a finished run that differs in mode"});
+  check_refused(short_run(federation, "out", {"--mode", "head", "--resume"}), {gone});
+  check_refused(
+      run_program(federation.scratch.path(), "federation", {"--resume", "--rounds", "9", "--out", out.string()}),
+      {"got one whose state/ is gone", "--overwrite starts anew"});
 }
 
 TEST_CASE("--overwrite replaces a run when there is something to put in its place, and nothing else") {
@@ -202,7 +207,9 @@ TEST_CASE("--resume takes the options of the run there, from any directory") {
   const std::string result = federation.result("out");
   CHECK(resume({}).status == 0);  // two rounds by now, not one
   CHECK(federation.result("out") == result);
-  check_refused(resume({"--lr", "0.5"}), {"[resume, field lr] expected 0.002, as the saved run has it, got 0.5"});
+  const Finished other = resume({"--lr", "0.5"});
+  check_refused(other, {"[resume, field lr] expected 0.002, as the saved run has it, got 0.5"});
+  CHECK(other.err.find("goes on with") == std::string::npos);  // as it does not
   check_refused(resume({"--rounds", "1"}), {"at least the 2"});
   std::vector<std::string> straight = all;
   straight[9] = "2";
@@ -210,9 +217,17 @@ TEST_CASE("--resume takes the options of the run there, from any directory") {
   REQUIRE(run_program(root, "federation", straight).status == 0);
   CHECK(federation.result("straight") == result);
 
-  check_refused(run_program(elsewhere, "federation", {"--resume", "--out", "nowhere", "--threads", "1"}),
-                {"expected a directory with a run to go on with (--out), got none"});
+  // Where nothing is saved, a run starts if it is said which.
+  for (const std::string count : {"--threads", "--rounds", "--reference-epochs", "--eval-every"})
+    check_refused(run_program(elsewhere, "federation", {"--resume", "--out", "nowhere", count, "1"}),
+                  {"expected a directory with a run to go on with (--out), got none: nothing is saved there"});
   CHECK_FALSE(fs::exists(elsewhere / "nowhere"));
+  straight[17] = "restarted";
+  straight.push_back("--resume");
+  const Finished restarted = run_program(root, "federation", straight);
+  CHECK(restarted.status == 0);
+  CHECK(restarted.err.find("note: nothing was saved in restarted to go on with; this is a new run") !=
+        std::string::npos);
 }
 
 TEST_CASE("a state that is broken is not lost, and how to start anew is said") {

@@ -201,6 +201,16 @@ TEST_CASE("measures of one label: Matthews, and F1 of the positive one") {
   CHECK(lines.back()["f1"] == result["f1"]);
   CHECK(lines.back()["matthews"] == result["matthews"]);
 
+  // F1 of another label has no place in the same column of a run that goes on.
+  const auto resume = [&](Typed::Words more) {
+    more.insert(more.begin(), {"--resume", "--out", "out", "--rounds", "5"});
+    return run_program(typed.scratch.path(), "federation", more);
+  };
+  const Finished other = resume({"--positive-label", "money"});
+  CHECK(other.status == 1);
+  CHECK(has(other.err, "field positive_label] expected \"animals\", which f1 in the rows there is of"));
+  CHECK(resume({"--positive-label", "animals"}).status == 0);
+
   // A constant has no correlation, which is said in words, and is null in files.
   std::string constant = "text,score\n";
   for (int i = 0; i < 12; ++i) constant += "text " + std::to_string(i) + ",3\n";
@@ -210,6 +220,9 @@ TEST_CASE("measures of one label: Matthews, and F1 of the positive one") {
   INFO(flat.err);
   REQUIRE(flat.status == 0);
   CHECK(has(flat.out, "Pearson undefined, Spearman undefined, MSE "));
+  CHECK(has(flat.out, "note: all 12 examples for training have the number 3.0: there is nothing to tell apart"));
+  CHECK(has(flat.out, "note: all 12 examples for testing have the number 3.0: Pearson and Spearman are undefined"));
+  CHECK(has(flat.out, " for 1 number; initialised"));
   CHECK(typed.read_json("flat/summary.json")["federated"]["pearson"].is_null());
 }
 
@@ -224,9 +237,11 @@ TEST_CASE("what does not go together is refused by name") {
   refuses("labels.csv", {"--problem-type", "ranking"}, 2, "single-label, multi-label or regression");
   refuses("labels.csv", {"--problem-type", "regression"}, 1,
           "line 2, column label] expected a finite number, got 'animals'");
-  refuses("labels.csv", {"--problem-type", "multi-label"}, 1, "label separator");
+  refuses("labels.csv", {"--problem-type", "multi-label"}, 1, "--label-separator");
+  refuses("flags.csv", {"--label-column", "animals,money"}, 1, "; --problem-type multi-label takes columns of 0 and 1");
+  refuses("arrays.jsonl", {"--label-column", "tags"}, 1, "got an array; --problem-type multi-label takes arrays");
   refuses("labels.csv", {"--label-separator", ";"}, 2, "--label-separator] expected --problem-type multi-label");
-  refuses("labels.csv", {"--metric", "pearson"}, 2, "one of accuracy, loss, macro_f1, f1, matthews");
+  refuses("labels.csv", {"--metric", "pearson"}, 2, "federation: [--metric] expected one of accuracy, loss, macro_f1, f1, matthews");
   refuses("labels.csv", {"--positive-label", "money"}, 2, "--metric f1 with it");
   refuses("labels.csv", {"--metric", "f1", "--positive-label", "plants"}, 2, "'animals', 'money'");
   refuses("pairs.csv", {"--text-column", "first", "--label-column", "score", "--metric", "f1"}, 2, "--positive-label");
@@ -235,6 +250,25 @@ TEST_CASE("what does not go together is refused by name") {
       typed.federation("pairs.csv", "names", {"--text-column", "first", "--label-column", "score"});
   CHECK(numbers.status == 0);
   CHECK(has(numbers.out, "note: the labels are numbers, which are taken for names"));
+
+  // What an adapter is for is said to be so.
+  REQUIRE(typed.regression("regression").status == 0);
+  const Typed::Words adapted = {"--adapter", "regression/adapter", "--label-column", "label"};
+  refuses("labels.csv", adapted, 1, "got 'animals'; regression is what the adapter regression/adapter is for");
+  Typed::Words labels = adapted;
+  labels.insert(labels.end(), {"--problem-type", "single-label"});
+  const std::string says = "[--problem-type] expected regression, which the adapter regression/adapter is for";
+  refuses("labels.csv", labels, 2, says);
+  labels.insert(labels.end(), {"--model", stories, "--file", "labels.csv"});
+  CHECK(has(run_program(typed.scratch.path(), "predict", labels).err, says));
+  const auto predict = [&](const std::string& table, const std::string& column) {
+    return run_program(
+               typed.scratch.path(), "predict",
+               {"--model", stories, "--adapter", "names/adapter", "--file", table, "--label-column", column})
+        .err;
+  };
+  CHECK(has(predict("flags.csv", "animals,money"), "; --problem-type multi-label takes columns"));
+  CHECK(has(predict("arrays.jsonl", "tags"), "; --problem-type multi-label takes arrays"));
 }
 
 TEST_CASE("the public case: macro F1 of a table that lacks classes") {
