@@ -35,8 +35,8 @@ std::shared_ptr<const AdapterLayout> layout_of(const Pretrained<Arch, B>& base, 
   return SequenceClassifier<Arch, B>(base, options, adapter.lora).layout();
 }
 
-/// A checkpoint there may be the only copy of somebody's. Beside an adapter none is replaced either: transformers applies
-/// an adapter_config.json that it finds with a checkpoint, and would add the merged matrices once more.
+/// A checkpoint there may be the only copy of somebody's. Beside an adapter none is replaced either: transformers
+/// applies an adapter_config.json that it finds with a checkpoint, and would add the merged matrices once more.
 void refuse_taken(const std::string& out, bool overwrite) {
   std::error_code error;
   if (std::filesystem::exists(std::filesystem::path(out) / "adapter_config.json", error))

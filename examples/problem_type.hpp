@@ -89,8 +89,8 @@ inline void check_problem_type(const ProblemOptions& options, const std::string&
                      std::string(problem_type_name(asked)));
 }
 
-/// Reads a table by `read`; where it is refused because its labels are columns or arrays, and a text is to have one label,
-/// says which option takes them.
+/// Reads a table by `read`; where it is refused because its labels are columns or arrays, and a text is to have one
+/// label, says which option takes them.
 template <class Read>
 Table read_answers(ProblemType type, const std::string& label_column, const Read& read) {
   try {

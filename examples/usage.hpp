@@ -54,8 +54,8 @@ inline std::size_t edit_distance(std::string_view a, std::string_view b) {
 }
 
 /// The option that somebody meant who wrote `typed`, one of `names` ("--lr-schedule"): what it is called elsewhere,
-/// else the nearest within a third of its letters (of two as near, the one that `typed` begins with, or that begins with
-/// it), else one of whose words these are or the other way round. Empty when there is none.
+/// else the nearest within a third of its letters (of two as near, the one that `typed` begins with, or that begins
+/// with it), else one of whose words these are or the other way round. Empty when there is none.
 inline std::string nearest_option(std::string_view typed, const std::vector<std::string>& names) {
   static const std::map<std::string, std::string> elsewhere = {{"learning-rate", "--lr"},
                                                                {"lora-r", "--rank"},

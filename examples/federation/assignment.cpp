@@ -21,8 +21,9 @@ namespace {
 const std::set<std::string> of_the_call = {"--help", "--version", "--out", "--resume", "--overwrite"};
 
 /// Options that a run may go on with, whatever it is.
-const std::set<std::string> of_the_end = {"--rounds",         "--reference-epochs", "--threads",     "--eval-every", "--metric",
-                                          "--positive-label", "--device",           "--dtype",       "--export-plan"};
+const std::set<std::string> of_the_end = {"--rounds",     "--reference-epochs", "--threads", "--eval-every",
+                                          "--metric",     "--positive-label",   "--device",  "--dtype",
+                                          "--export-plan"};
 
 /// Whether an option was given that says what the run is.
 bool says_what_run_it_is(const CLI::App& app) {
@@ -82,14 +83,12 @@ Assignment::Assignment(const Options& given)
 
 bool Assignment::done() const {
   if (!out.done()) return false;
-  std::cout
-      << "This run was done before: " << (out.path() / "summary.json").string()
-      << " holds what these options gave, and would give again.\n\n"
-      << result_table(*out.done(), inputs.measures)
-      << "\nTo run it again: --overwrite. To go on "
-      << (options.runs("federated") ? "with more rounds: " + options.resume_options + " --rounds N"
-                                    : "for more epochs: " + options.resume_options + " --reference-epochs N")
-      << ". Another run: --out DIR.\n";
+  std::cout << "This run was done before: " << (out.path() / "summary.json").string()
+            << " holds what these options gave, and would give again.\n\n"
+            << result_table(*out.done(), inputs.measures) << "\nTo run it again: --overwrite. To go on "
+            << (options.runs("federated") ? "with more rounds: " + options.resume_options + " --rounds N"
+                                          : "for more epochs: " + options.resume_options + " --reference-epochs N")
+            << ". Another run: --out DIR.\n";
   return true;
 }
 
@@ -98,9 +97,10 @@ void take_saved_options(CLI::App& app, int argc, char** argv, Options& options) 
   const std::vector<std::string> saved = saved_arguments(earlier, options.out);
   if (options.resume && !earlier.has_state() && !says_what_run_it_is(app))
     fail<ConfigError>(options.out, "a directory with a run to go on with (--out)",
-                      earlier.any() ? "one whose state/ is gone: the run there is finished, or cannot go on; --overwrite "
-                                      "starts anew"
-                                    : "none: nothing is saved there; a new run is started without --resume");
+                      earlier.any()
+                          ? "one whose state/ is gone: the run there is finished, or cannot go on; --overwrite "
+                            "starts anew"
+                          : "none: nothing is saved there; a new run is started without --resume");
   if (!saved.empty()) {
     std::vector<std::string> all = saved;
     all.insert(all.end(), argv + 1, argv + argc);  // of two values of an option, the last counts

@@ -24,8 +24,8 @@ struct Assignment {
 };
 
 /// With --resume, options that were not given become those of the run in --out. Without, and in any case,
-/// `options.arguments` are what decides the run afterwards. \throws ConfigError where --resume finds nothing to go on with,
-/// and no option says what run else there would be
+/// `options.arguments` are what decides the run afterwards. \throws ConfigError where --resume finds nothing to go on
+/// with, and no option says what run else there would be
 void take_saved_options(CLI::App& app, int argc, char** argv, Options& options);
 
 }  // namespace fedlora::examples

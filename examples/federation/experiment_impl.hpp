@@ -45,7 +45,8 @@ class Experiment {
     console_.print(introduction(machine_, options_, inputs_, model_, options_.runs("head") ? &head_model_ : nullptr, *train_));
     if (out_.holds_run() && options_.overwrite)
       console_.note("note: the earlier run in " + options_.out + " is replaced when the first round is done");
-    if (!out_.holds_run() && options_.resume) console_.note("note: nothing was saved in " + options_.out + " to go on with; this is a new run");
+    if (!out_.holds_run() && options_.resume)
+      console_.note("note: nothing was saved in " + options_.out + " to go on with; this is a new run");
     for (const std::string& mode : mode_order)
       if (options_.runs(mode)) prepare(mode);
     Index steps = 0;

@@ -36,8 +36,9 @@ std::string digest_of(const Checkpoint& checkpoint) {
 /// Digests of config.json and of the files that a tokenizer may be read from, as far as they are there.
 Json digests_of_files(const FileSet& model) {
   Json digests = Json::object();
-  for (const char* file : {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
-                           "added_tokens.json", "special_tokens_map.json"}) try {
+  for (const char* file : {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json",
+                           "merges.txt", "added_tokens.json", "special_tokens_map.json"})
+    try {
       if (const auto bytes = model.open(file)) digests[file] = Sha256().add(bytes->data).hex();
     } catch (const FormatError&) {  // a stand-in for a file; whoever reads it refuses it
     }
@@ -220,8 +221,8 @@ void set_partition(Inputs& inputs, const Options& options) {
 }
 
 /// What the run is recorded as.
-void set_config(Inputs& inputs, const Options& options, const std::optional<PeftConfig>& adapter,
-                const FileSet& model, const Checkpoint& checkpoint) {
+void set_config(Inputs& inputs, const Options& options, const std::optional<PeftConfig>& adapter, const FileSet& model,
+                const Checkpoint& checkpoint) {
   Json& config = inputs.config;
   config = config_of(options);
   config["clients"] = inputs.partition.empty() ? Json(nullptr) : Json(inputs.partition.size());
@@ -264,7 +265,8 @@ Inputs read_inputs(const Options& options) {
                          .header = table_header_of(options.header)};
     set_label_columns(inputs.problem_type, options.label_column, options.problem, columns);
     try {
-      return read_answers(inputs.problem_type, options.label_column, [&] { return read_table(table_file(path), columns); });
+      return read_answers(inputs.problem_type, options.label_column,
+                          [&] { return read_table(table_file(path), columns); });
     } catch (const FormatError& error) {
       if (inputs.problem_type == ProblemType::single_label) throw;
       throw FormatError(error.what() + said_by);

@@ -106,13 +106,20 @@ std::string description(const EarlierRun& run) {
   return (run.finished() ? "a finished run" : "an unfinished run") + parts + (parts.empty() ? "" : ")");
 }
 
+/// The differences but for those in `passed_over`; first that in the mode, from which others follow.
+std::vector<ConfigDifference> compared(const Json& saved, const Json& now, const std::set<std::string>& passed_over) {
+  std::vector<ConfigDifference> found = config_differences(saved, now, passed_over);
+  std::stable_partition(found.begin(), found.end(), [](const auto& difference) { return difference.field == "mode"; });
+  return found;
+}
+
 /// In what the run there differs from the one to come. Files may be called by other names, as digests of what they hold
 /// are compared.
 std::vector<ConfigDifference> differences(const EarlierRun& run, const Json& config) {
   static const std::set<std::string> passed_over = {"threads", "model", "adapter", "train", "test"};
   for (const auto& [mode, state] : run.states)
-    if (auto found = config_differences(state.config, config, passed_over); !found.empty()) return found;
-  if (run.states.empty() && run.summary) return config_differences((*run.summary)["config"], config, passed_over);
+    if (auto found = compared(state.config, config, passed_over); !found.empty()) return found;
+  if (run.states.empty() && run.summary) return compared((*run.summary)["config"], config, passed_over);
   return {};
 }
 
@@ -162,7 +169,7 @@ std::string in_words(const std::vector<ConfigDifference>& differences, const Jso
 
 /// \throws ConfigError naming what is another than in the run that is to go on
 void check_goes_on(const Json& saved, const Json& now) {
-  for (const ConfigDifference& difference : config_differences(saved, now, may_differ())) {
+  for (const ConfigDifference& difference : compared(saved, now, may_differ())) {
     const std::string where = "resume, field " + difference.field;
     if (is_digest(difference.field))
       fail<ConfigError>(where, "the files that the saved run began with", other_content(difference, now));
@@ -252,14 +259,14 @@ void OutputDirectory::judge(const EarlierRun& run, Earlier earlier, const Json& 
       throw FormatError(
           run.broken + "\nThe run in " + path_.string() +
           " cannot go on from this file. Nothing was changed; to start anew: --overwrite, or another --out.");
-    for (const auto& [mode, state] : run.states)
-      check_goes_on(state.config, config);
+    for (const auto& [mode, state] : run.states) check_goes_on(state.config, config);
     return;
   }
   const std::string choices =
-      run.has_state() ? "a directory without a run (--out); --resume goes on with the one there, --overwrite replaces it"
-                      : "a directory without a run (--out); --overwrite replaces the one there, which cannot go on, as "
-                        "its state/ is gone";
+      run.has_state()
+          ? "a directory without a run (--out); --resume goes on with the one there, --overwrite replaces it"
+          : "a directory without a run (--out); --overwrite replaces the one there, which cannot go on, as "
+            "its state/ is gone";
   if (!run.broken.empty())
     fail<ConfigError>(path_.string(), choices, "a run with a state that cannot be read: " + run.broken);
   if (const auto found = differences(run, config); !found.empty())

@@ -163,8 +163,9 @@ TEST_CASE("more rounds go on where fewer ended; anything else must match") {
   fs::copy_file(federation.train, federation.scratch.path() / "renamed.csv");
   CHECK(rounds("5", {"--mode", "federated", "--train", "renamed.csv", "--resume"}).status == 0);
   write_text(federation.train, Federation::table(50));
-  refused("5", {}, "field train_sha256] expected the files that the saved run began with, got " +
-                       federation.train.string() + ", whose content differs from that run's");
+  refused("5", {},
+          "field train_sha256] expected the files that the saved run began with, got " + federation.train.string() +
+              ", whose content differs from that run's");
 }
 
 TEST_CASE("a run does not go on over another base") {
@@ -191,8 +192,8 @@ TEST_CASE("a run is another one where config.json or a file of the tokenizer is"
   const fs::path model = federation.scratch.path() / "model";
   fs::copy(stories, model);
   const auto run = [&](const Arguments& more) {
-    Arguments all = {"--mode",          "federated", "--model",   model.string(), "--rounds", "1",
-                     "--local-steps", "1",         "--threads", "1"};
+    Arguments all = {"--mode", "federated",     "--model", model.string(), "--rounds",
+                     "1",      "--local-steps", "1",       "--threads",    "1"};
     all.insert(all.end(), more.begin(), more.end());
     return federation.run("out", all);
   };

@@ -141,8 +141,8 @@ TEST_CASE("the merged checkpoint is a classifier of its own with the same logits
     CHECK(again.err.find("a new or an empty directory (--out); --overwrite replaces") != std::string::npos);
     CHECK(onto_itself.status == 1);
     CHECK(onto_itself.err.find("another directory than the base model's") != std::string::npos);
-    const Finished onto_adapter = adapted.program("merge", {"--model", adapted.model, "--adapter", adapted.adapter,
-                                                            "--out", adapted.adapter, "--overwrite"});
+    const Finished onto_adapter = adapted.program(
+        "merge", {"--model", adapted.model, "--adapter", adapted.adapter, "--out", adapted.adapter, "--overwrite"});
     CHECK(onto_adapter.status == 1);
     CHECK(has(onto_adapter.err, "transformers would apply the one there to the merged checkpoint, a second time"));
     CHECK_FALSE(fs::exists(fs::path(adapted.adapter) / "config.json"));

@@ -210,6 +210,17 @@ TEST_CASE("measures of one label: Matthews, and F1 of the positive one") {
   CHECK(other.status == 1);
   CHECK(has(other.err, "field positive_label] expected \"animals\", which f1 in the rows there is of"));
   CHECK(resume({"--positive-label", "animals"}).status == 0);
+  REQUIRE(typed.federation("labels.csv", "second", {"--metric", "f1"}).status == 0);
+  for (const Typed::Words& more : {Typed::Words{"--metric", "matthews", "--rounds", "5"},
+                                   Typed::Words{"--metric", "f1", "--positive-label", "animals", "--rounds", "6"}}) {
+    Typed::Words all = {"--resume", "--out", "second"};
+    all.insert(all.end(), more.begin(), more.end());
+    REQUIRE(run_program(typed.scratch.path(), "federation", all).status == 0);
+  }
+  std::istringstream rows(read_text(typed.scratch.path() / "second/metrics.jsonl"));
+  int measured = 0;
+  for (std::string row; std::getline(rows, row);) measured += Json::parse(row).value("f1", Json()).is_number() ? 1 : 0;
+  CHECK(measured == 1);  // the last round's
 
   // A constant has no correlation, which is said in words, and is null in files.
   std::string constant = "text,score\n";
@@ -241,7 +252,8 @@ TEST_CASE("what does not go together is refused by name") {
   refuses("flags.csv", {"--label-column", "animals,money"}, 1, "; --problem-type multi-label takes columns of 0 and 1");
   refuses("arrays.jsonl", {"--label-column", "tags"}, 1, "got an array; --problem-type multi-label takes arrays");
   refuses("labels.csv", {"--label-separator", ";"}, 2, "--label-separator] expected --problem-type multi-label");
-  refuses("labels.csv", {"--metric", "pearson"}, 2, "federation: [--metric] expected one of accuracy, loss, macro_f1, f1, matthews");
+  refuses("labels.csv", {"--metric", "pearson"}, 2,
+          "federation: [--metric] expected one of accuracy, loss, macro_f1, f1, matthews");
   refuses("labels.csv", {"--positive-label", "money"}, 2, "--metric f1 with it");
   refuses("labels.csv", {"--metric", "f1", "--positive-label", "plants"}, 2, "'animals', 'money'");
   refuses("pairs.csv", {"--text-column", "first", "--label-column", "score", "--metric", "f1"}, 2, "--positive-label");
@@ -262,9 +274,8 @@ TEST_CASE("what does not go together is refused by name") {
   labels.insert(labels.end(), {"--model", stories, "--file", "labels.csv"});
   CHECK(has(run_program(typed.scratch.path(), "predict", labels).err, says));
   const auto predict = [&](const std::string& table, const std::string& column) {
-    return run_program(
-               typed.scratch.path(), "predict",
-               {"--model", stories, "--adapter", "names/adapter", "--file", table, "--label-column", column})
+    return run_program(typed.scratch.path(), "predict",
+                       {"--model", stories, "--adapter", "names/adapter", "--file", table, "--label-column", column})
         .err;
   };
   CHECK(has(predict("flags.csv", "animals,money"), "; --problem-type multi-label takes columns"));

@@ -105,9 +105,10 @@ inline std::string one_label_note(const Table& table) {
          ": accuracy and macro F1 say nothing about the other labels";
 }
 
-/// A sentence for each thing: one label or number alone, in training or in testing; labels that differ in letter case, spaces or
-/// the way a number is written; a label of their own for most examples; texts without a character; test examples that
-/// were trained on, when they are a twentieth or more. Tables without labels have none of what concerns them.
+/// A sentence for each thing: one label or number alone, in training or in testing; labels that differ in letter case,
+/// spaces or the way a number is written; a label of their own for most examples; texts without a character; test
+/// examples that were trained on, when they are a twentieth or more. Tables without labels have none of what concerns
+/// them.
 inline std::vector<std::string> table_notes(const Table& train, const Table& test) {
   std::vector<std::string> notes;
   for (const auto& [table, use] : {std::pair(&train, "training"), std::pair(&test, "testing")}) {
