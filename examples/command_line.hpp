@@ -108,7 +108,8 @@ inline TableHeader table_header_of(const std::string& name) {
 
 /// --header, for `table_header_of`.
 inline CLI::Option* declare_header(CLI::App& app, std::string& header) {
-  return app.add_option("--header", header, "Whether tables start with names of columns; auto: if any column goes by name")
+  return app
+      .add_option("--header", header, "Whether tables start with names of columns; auto: if any column goes by name")
       ->check(CLI::IsMember({"auto", "yes", "no"}))
       ->capture_default_str();
 }
@@ -127,14 +128,16 @@ inline void set_conventions(CLI::App& app) {
 /// A shell's variable that is not set makes an empty value, which is nobody's intention.
 inline void refuse_empty_values(const CLI::App& app) {
   for (const CLI::Option* option : app.get_options())
-    if (option->count() > 0 && option->results().back().empty()) fail<UsageError>(option->get_name(), "a value", "nothing");
+    if (option->count() > 0 && option->results().back().empty())
+      fail<UsageError>(option->get_name(), "a value", "nothing");
 }
 
 /// What is wrong with a command line, in our words where CLI11's are for programmers.
 inline std::string usage_text(const CLI::App& app, const CLI::ParseError& error) {
   const std::string what = error.what();
   if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) return unknown_arguments(app, app.remaining());
-  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) return what.substr(0, what.find(':')) + ": expected a value after it, got none";
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr)
+    return what.substr(0, what.find(':')) + ": expected a value after it, got none";
   return what;
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // fedlora-federation: a federation of LoRA adapters over a Hugging Face checkpoint, and the runs it is compared with.
 //
-//   federation/options.hpp           the command line          federation/experiment_impl.hpp  sets the runs up, in parallel
-//   federation/inputs.hpp            tables and partition      federation/run.hpp              the loop of one run
-//   federation/output_directory.hpp  --out, never two runs     federation/report.hpp           what is printed
+//   federation/options.hpp           the command line          federation/experiment_impl.hpp  sets the runs up, in
+//   parallel federation/inputs.hpp            tables and partition      federation/run.hpp              the loop of one
+//   run federation/output_directory.hpp  --out, never two runs     federation/report.hpp           what is printed
 //   federation/assignment.hpp        options, inputs, output   federation/plan_export.hpp      for a twin in Python
 #include <iostream>
 #include <string>
@@ -33,8 +33,7 @@ int run_on_cpu(const Options& options) {
 }
 
 int run(const Options& options) {
-  if (options.device.cuda())
-    return with_cuda_type(options.device, [&]<class T>(T) { return run_on_cuda<T>(options); });
+  if (options.device.cuda()) return with_cuda_type(options.device, [&]<class T>(T) { return run_on_cuda<T>(options); });
   return options.device.dtype == "f64" ? run_on_cpu<double>(options) : run_on_cpu<float>(options);
 }
 
@@ -50,7 +49,8 @@ std::string shell_quoted(const std::string& argument) {
 
 int main(int argc, char** argv) {
   CLI::App app(
-      "Trains LoRA adapters over a frozen Hugging Face checkpoint, federated among clients with skewed data, and the runs\n"
+      "Trains LoRA adapters over a frozen Hugging Face checkpoint, federated among clients with skewed data, and the "
+      "runs\n"
       "it is compared with: on all data in one place, every client alone, and with nothing trained but the head.\n"
       "Without --model and --train it uses a small model and a data set that are part of the program.",
       "fedlora-federation");

@@ -24,10 +24,12 @@ using namespace fedlora::examples;
 
 /// The adapter's layout over this base, as the model that it was trained in has it.
 template <class Arch, class B>
-std::shared_ptr<const AdapterLayout> layout_of(const Pretrained<Arch, B>& base, const PeftConfig& adapter, TaskType task) {
+std::shared_ptr<const AdapterLayout> layout_of(const Pretrained<Arch, B>& base, const PeftConfig& adapter,
+                                               TaskType task) {
   const Index max_tokens = std::min(adapter.context.max_tokens, base.config().max_positions);
   if constexpr (Arch::causal)
-    if (task == TaskType::causal_lm) return LanguageModel<Arch, B>(base, {.max_tokens = max_tokens}, adapter.lora).layout();
+    if (task == TaskType::causal_lm)
+      return LanguageModel<Arch, B>(base, {.max_tokens = max_tokens}, adapter.lora).layout();
   const ClassifierOptions options{.labels = adapter_labels(adapter, base.config().id2label),
                                   .pooling = adapter.context.pooling,
                                   .max_tokens = max_tokens,
@@ -52,8 +54,10 @@ void refuse_taken(const std::string& out, bool overwrite) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Writes a checkpoint that transformers loads: the base with the adapter's matrices added to its weights, in float32.",
-               "fedlora-merge");
+  CLI::App app(
+      "Writes a checkpoint that transformers loads: the base with the adapter's matrices added to its weights, in "
+      "float32.",
+      "fedlora-merge");
   set_conventions(app);
   std::string model, adapter, out;
   bool overwrite = false;
@@ -76,8 +80,8 @@ int main(int argc, char** argv) {
                         "/model.safetensors; transformers has no field for it, and would pool as " +
                         std::string(Arch::class_stem) + "ForSequenceClassification does, with other results");
       for (const std::string& note : notes) std::cerr << note_line(note) << '\n';
-      std::cout << "merged " << layout->sites.size() << " modules of " << model << " with " << adapter
-                << " and wrote " << layout->saved.size() << " tensors of its head; the checkpoint is in " << out << '\n';
+      std::cout << "merged " << layout->sites.size() << " modules of " << model << " with " << adapter << " and wrote "
+                << layout->saved.size() << " tensors of its head; the checkpoint is in " << out << '\n';
     });
     return 0;
   });

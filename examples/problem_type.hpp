@@ -46,7 +46,8 @@ inline void declare(CLI::App& app, ProblemOptions& o, const std::string& group) 
           ""))
       ->group(group);
   app.add_option("--label-separator", o.label_separator,
-                 "Between the labels of a text in one column, for multi-label; arrays in .jsonl and columns of 0 and 1 need none")
+                 "Between the labels of a text in one column, for multi-label; arrays in .jsonl and columns of 0 and 1 "
+                 "need none")
       ->group(group);
   app.add_option("--metric", o.metric, "Show this measure too; several, comma between; they stand below")->group(group);
   app.add_option("--positive-label", o.positive_label, "The label that --metric f1 is of [the second]")->group(group);

@@ -29,7 +29,8 @@ int main(int argc, char** argv) {
   std::string path;
   bool no_special = false, decode = false;
   app.add_option("--tokenizer", path,
-                 "A model directory, or org/name in the Hugging Face cache; or a tokenizer.json (read alone), vocab.txt or vocab.json")
+                 "A model directory, or org/name in the Hugging Face cache; or a tokenizer.json (read alone), "
+                 "vocab.txt or vocab.json")
       ->required();
   app.add_flag("--no-special", no_special, "Do not put special tokens around the text");
   app.add_flag("--decode", decode, "JSON arrays in, text out; special tokens are left out");
@@ -37,7 +38,8 @@ int main(int argc, char** argv) {
     std::ios::sync_with_stdio(false);
     const std::filesystem::path given(path);
     const Tokenizer tokenizer = load_tokenizer(std::filesystem::exists(given) ? given : resolve_model(path));
-    for (const std::string& warning : tokenizer.warnings()) std::cerr << "fedlora-tokenize: warning: " << warning << '\n';
+    for (const std::string& warning : tokenizer.warnings())
+      std::cerr << "fedlora-tokenize: warning: " << warning << '\n';
     std::size_t number = 0;
     for (std::string line; std::getline(std::cin, line);) {
       ++number;

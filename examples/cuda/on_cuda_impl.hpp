@@ -51,8 +51,9 @@ int run_on_cuda(const Options& options) {
 template <class T>
 Predictor load_on_cuda(const PredictorOptions& options) {
   using B = CudaBackend<T>;
-  return with_pretrained(cuda_backend<T>(options.device), model_files(options.model),
-                         [&]<class Arch>(Pretrained<Arch, B> base) { return make_predictor(std::move(base), options); });
+  return with_pretrained(
+      cuda_backend<T>(options.device), model_files(options.model),
+      [&]<class Arch>(Pretrained<Arch, B> base) { return make_predictor(std::move(base), options); });
 }
 
 }  // namespace fedlora::examples

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Everything that the programs do with Llama on a CPU.
+#include "fedlora/nn/arch/llama.hpp"
 #include "backend.hpp"
 #include "federation/experiment_impl.hpp"
-#include "fedlora/nn/arch/llama.hpp"
 #include "predict/predictor_impl.hpp"
 
 namespace fedlora::examples {

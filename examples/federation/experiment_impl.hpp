@@ -42,7 +42,8 @@ class Experiment {
 
   int run() {
     const auto started = std::chrono::steady_clock::now();
-    console_.print(introduction(machine_, options_, inputs_, model_, options_.runs("head") ? &head_model_ : nullptr, *train_));
+    console_.print(
+        introduction(machine_, options_, inputs_, model_, options_.runs("head") ? &head_model_ : nullptr, *train_));
     if (out_.holds_run() && options_.overwrite)
       console_.note("note: the earlier run in " + options_.out + " is replaced when the first round is done");
     if (!out_.holds_run() && options_.resume)
@@ -55,7 +56,7 @@ class Experiment {
       rows[run.mode] = run.state.metrics;
       steps += run.steps_left();
     }
-    if (options_.resume) out_.write_rows(rows);
+    if (options_.resume && out_.holds_run()) out_.write_rows(rows);
     console_.expect(steps);
     train_all();
     console_.finish();
@@ -101,8 +102,9 @@ class Experiment {
     run.plan.keep_optimizer_state = !federated;
     Partition everything(1);
     for (Index i = 0; i < train_->size(); ++i) everything[0].push_back(i);
-    run.clients = make_clients(*run.model, train_, federated || local ? inputs_.partition : everything,
-                               AdamW{.lr = head ? options_.head_lr : options_.lr, .weight_decay = options_.weight_decay});
+    run.clients =
+        make_clients(*run.model, train_, federated || local ? inputs_.partition : everything,
+                     AdamW{.lr = head ? options_.head_lr : options_.lr, .weight_decay = options_.weight_decay});
 
     std::vector<std::string> notes;
     const Adapter<T> initial = !options_.adapter.empty() && !head
@@ -125,7 +127,8 @@ class Experiment {
       fail<ConfigError>("resume, field " + std::string(run.mode == "federated" ? "rounds" : "reference_epochs"),
                         "at least the " + std::to_string(state.round) + " that the saved " + run.mode + " run has done",
                         std::to_string(run.rounds));
-    if (state.adapters.size() != run.state.adapters.size() || state.metrics.size() != static_cast<std::size_t>(state.round))
+    if (state.adapters.size() != run.state.adapters.size() ||
+        state.metrics.size() != static_cast<std::size_t>(state.round))
       fail<FormatError>(saved.name, "a state of this run", "another number of adapters or rows");
     state.config = run.state.config;
     run.state = std::move(state);
@@ -134,8 +137,9 @@ class Experiment {
     if (options_.lr_schedule != "constant" && run.state.round > 0 && !run.finished() &&
         read_saved_run(saved).config["rounds"] != inputs_.config["rounds"])
       console_.note("note: learning rates follow the new number of rounds from here on");
-    console_.note(run.mode + ": " + (run.finished() ? "finished before" : "goes on after " + run.unit() + " " +
-                                                                              std::to_string(run.state.round)));
+    console_.note(
+        run.mode + ": " +
+        (run.finished() ? "finished before" : "goes on after " + run.unit() + " " + std::to_string(run.state.round)));
   }
 
   /// Two threads or more: the runs with a single client, which use one, go beside the others; these take what is left,
@@ -190,9 +194,10 @@ class Experiment {
       }
     }
     if (!adapters.empty() && model_.pooling() != Arch::pooling)
-      console_.note("note: pooling " + std::string(pooling_name(model_.pooling())) +
-                    " is kept in the metadata of the adapter's file, where fedlora-predict and fedlora-merge read it; PEFT "
-                    "has no field for it, and pools as the family does");
+      console_.note(
+          "note: pooling " + std::string(pooling_name(model_.pooling())) +
+          " is kept in the metadata of the adapter's file, where fedlora-predict and fedlora-merge read it; PEFT "
+          "has no field for it, and pools as the family does");
     out_.write_summary(summary);
     console_.print("\n" + result_table(summary, inputs_.measures) + "\n" + decimals(seconds, 1) + " seconds in all" +
                    (runs_.size() > 1 ? "; the runs share the threads, so theirs overlap" : "") + ". Written to " +

@@ -45,20 +45,23 @@ Json digests_of_files(const FileSet& model) {
   return digests;
 }
 
-/// The names of the rows of the head that training starts from: the adapter's, else the checkpoint's. Empty: a new head.
+/// The names of the rows of the head that training starts from: the adapter's, else the checkpoint's. Empty: a new
+/// head.
 std::vector<std::string> head_labels(const std::optional<PeftConfig>& adapter, const FileSet& model,
                                      const Checkpoint& checkpoint) {
   const Json config = parse_json(model.require("config.json"));
   const std::vector<std::string> named = detail::read_id2label(config, model.path_of("config.json"));
   if (adapter && adapter->num_labels) return adapter_labels(*adapter, named);
   for (const char* weight : {"classifier.out_proj.weight", "classifier.weight", "score.weight"})
-    if (const TensorView* tensor = checkpoint.find(weight); tensor != nullptr && tensor->shape.size() == 2 && tensor->size() > 0)
+    if (const TensorView* tensor = checkpoint.find(weight);
+        tensor != nullptr && tensor->shape.size() == 2 && tensor->size() > 0)
       return row_names(named, tensor->shape[0]);
   return {};
 }
 
-/// Which label is which row of that head (data/labels.hpp), and the tables' labels called by the rows' names; without one,
-/// or where it is for other labels, those of the training file. \throws ConfigError when an adapter's is for others.
+/// Which label is which row of that head (data/labels.hpp), and the tables' labels called by the rows' names; without
+/// one, or where it is for other labels, those of the training file. \throws ConfigError when an adapter's is for
+/// others.
 void name_labels(Inputs& inputs, const std::vector<std::string>& head, const std::optional<PeftConfig>& adapter,
                  const Options& options) {
   const std::vector<std::string> trained = inputs.train.label_names(), tested = inputs.test.label_names();
@@ -126,7 +129,8 @@ void set_labels(Inputs& inputs, const std::vector<std::string>& head, const std:
     const std::vector<std::string> columns = comma_separated(options.label_column);
     const auto outputs = static_cast<Index>(columns.size());
     if (adapter && adapter->num_labels.value_or(outputs) != outputs)
-      fail<ConfigError>(where, "the " + std::to_string(*adapter->num_labels) + " numbers of the head in " + options.adapter,
+      fail<ConfigError>(where,
+                        "the " + std::to_string(*adapter->num_labels) + " numbers of the head in " + options.adapter,
                         std::to_string(outputs));
     inputs.labels = target_names(columns);
     if (head.size() != columns.size() || head == row_names({}, outputs)) return;
@@ -175,8 +179,8 @@ void refuse_exchanged_columns(const Inputs& inputs, const Options& options) {
   const std::set<std::string_view> known(inputs.labels.begin(), inputs.labels.end());
   const auto is_known = [&](const std::string& label) { return known.contains(label); };
   if (unlikely && !std::all_of(inputs.test.label.begin(), inputs.test.label.end(), is_known))
-    fail<ConfigError>(inputs.train.source + ", column " + options.label_column, "labels that come again in " + inputs.test.source,
-                      *unlikely);
+    fail<ConfigError>(inputs.train.source + ", column " + options.label_column,
+                      "labels that come again in " + inputs.test.source, *unlikely);
 }
 
 /// Whether sentence-transformers made this model for the mean over all tokens, which config.json has no field for.
@@ -215,8 +219,8 @@ void set_partition(Inputs& inputs, const Options& options) {
   } else if (options.partition == "shards") {
     inputs.partition = partition_shards(inputs.groups, {.clients = options.clients, .seed = options.seed});
   } else {
-    inputs.partition =
-        partition_dirichlet(inputs.groups, {.clients = options.clients, .alpha = options.dirichlet, .seed = options.seed});
+    inputs.partition = partition_dirichlet(
+        inputs.groups, {.clients = options.clients, .alpha = options.dirichlet, .seed = options.seed});
   }
 }
 
@@ -283,9 +287,10 @@ Inputs read_inputs(const Options& options) {
   inputs.pooling = pooling_named(options.pooling);
   if (adapter && options.pooling.empty()) inputs.pooling = adapter->context.pooling;
   if (options.pooling.empty() && !inputs.pooling && made_for_the_mean(model))
-    inputs.notes.push_back(model.path_of("1_Pooling/config.json") +
-                           ": the model was made for the mean over all tokens, --pooling mean; without it transformers' "
-                           "pooler for classification is built");
+    inputs.notes.push_back(
+        model.path_of("1_Pooling/config.json") +
+        ": the model was made for the mean over all tokens, --pooling mean; without it transformers' "
+        "pooler for classification is built");
   inputs.max_tokens = options.max_tokens.value_or(adapter ? adapter->context.max_tokens : 0);
   inputs.lora = lora_config(options, adapter);
 
@@ -313,16 +318,15 @@ std::string sizes_line(const Partition& partition) {
   std::sort(sizes.begin(), sizes.end());
   const auto single = std::count(sizes.begin(), sizes.end(), 1);
   if (sizes.size() == 1) return {};
-  return grouped(static_cast<Index>(sizes.size())) + " clients of " + grouped(sizes.front()) + " to " + grouped(sizes.back()) +
-         " examples, median " + grouped(sizes[(sizes.size() - 1) / 2]) +
+  return grouped(static_cast<Index>(sizes.size())) + " clients of " + grouped(sizes.front()) + " to " +
+         grouped(sizes.back()) + " examples, median " + grouped(sizes[(sizes.size() - 1) / 2]) +
          (single == 0 ? "" : "; " + grouped(single) + (single == 1 ? " has" : " have") + " a single one") + "\n";
 }
 
 }  // namespace
 
 std::string partition_table(const Inputs& inputs) {
-  const auto table =
-      label_distribution(inputs.groups, inputs.partition, static_cast<Index>(inputs.group_names.size()));
+  const auto table = label_distribution(inputs.groups, inputs.partition, static_cast<Index>(inputs.group_names.size()));
   const std::vector<std::string> names = column_names(inputs.group_names);
   Index shown_labels = 0;
   for (std::size_t width = 0; shown_labels < table.labels; ++shown_labels) {
@@ -336,8 +340,8 @@ std::string partition_table(const Inputs& inputs) {
   header.push_back("all");
   TextTable text(header);
   for (Index client = 0; client < shown_clients; ++client) {
-    std::vector<std::string> row = {inputs.client_names.empty() ? std::to_string(client)
-                                                                : inputs.client_names[static_cast<std::size_t>(client)]};
+    std::vector<std::string> row = {
+        inputs.client_names.empty() ? std::to_string(client) : inputs.client_names[static_cast<std::size_t>(client)]};
     Index rest = table.examples(client);
     for (Index label = 0; label < shown_labels; ++label) {
       rest -= table(client, label);

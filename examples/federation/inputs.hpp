@@ -35,7 +35,8 @@ struct Inputs {
 /// Reads tables and adapter configuration, and deals the training examples to the clients.
 Inputs read_inputs(const Options& options);
 
-/// Clients × groups, with the totals and the range of these. Beyond forty clients or twenty groups the middle is left out.
+/// Clients × groups, with the totals and the range of these. Beyond forty clients or twenty groups the middle is left
+/// out.
 std::string partition_table(const Inputs& inputs);
 
 }  // namespace fedlora::examples

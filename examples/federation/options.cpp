@@ -18,7 +18,8 @@ constexpr const char* natural = "natural:";
 bool is_inside(const std::filesystem::path& path, const std::filesystem::path& directory) {
   const std::filesystem::path whole = std::filesystem::absolute(path);
   std::error_code error;
-  return std::filesystem::equivalent((whole.has_filename() ? whole : whole.parent_path()).parent_path(), directory, error);
+  return std::filesystem::equivalent((whole.has_filename() ? whole : whole.parent_path()).parent_path(), directory,
+                                     error);
 }
 
 CLI::Validator partition_name() {
@@ -39,14 +40,21 @@ std::vector<std::string> Options::text_columns() const { return comma_separated(
 
 void declare(CLI::App& app, Options& o) {
   set_conventions(app);
-  const auto fraction = number("a fraction of the clients in (0, 1]", [](double value) { return value > 0 && value <= 1; });
+  const auto fraction =
+      number("a fraction of the clients in (0, 1]", [](double value) { return value > 0 && value <= 1; });
 
   app.add_option("--model", o.model, "Directory or org/name in the Hugging Face cache [the stories260K in the program]")
       ->group("Model");
   app.add_option("--adapter", o.adapter, "Start from this PEFT adapter, which decides rank, alpha and targets")
       ->group("Model");
-  app.add_option("--rank", o.rank, "Rank of the low-rank terms")->check(whole_between(1, 65536))->capture_default_str()->group("Model");
-  app.add_option("--alpha", o.alpha, "Their scale is alpha / rank")->check(positive())->capture_default_str()->group("Model");
+  app.add_option("--rank", o.rank, "Rank of the low-rank terms")
+      ->check(whole_between(1, 65536))
+      ->capture_default_str()
+      ->group("Model");
+  app.add_option("--alpha", o.alpha, "Their scale is alpha / rank")
+      ->check(positive())
+      ->capture_default_str()
+      ->group("Model");
   app.add_option("--dropout", o.dropout, "Dropout on the adapter's input [0]")->check(probability())->group("Model");
   app.add_option("--base-dropout", o.base_dropout, "Instead of every dropout in config.json")
       ->check(probability())
@@ -54,19 +62,24 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--targets", o.targets, "Modules to adapt: names, comma between, all-linear, or regex:PATTERN")
       ->capture_default_str()
       ->group("Model");
-  app.add_option("--pooling", o.pooling,
-                 "Row that stands for a text: the family's own, cls, last, or the mean of all [the adapter's, else family]")
+  app.add_option(
+         "--pooling", o.pooling,
+         "Row that stands for a text: the family's own, cls, last, or the mean of all [the adapter's, else family]")
       ->check(CLI::IsMember({"family", "cls", "last", "mean"}))
       ->group("Model");
   declare(app, o.device, "Model");
 
-  app.add_option("--train", o.train, "Table: .csv, .tsv or .jsonl [the CLINC150 domains in the program]")->group("Data");
+  app.add_option("--train", o.train, "Table: .csv, .tsv or .jsonl [the CLINC150 domains in the program]")
+      ->group("Data");
   app.add_option("--test", o.test, "Table of the same form")->group("Data");
-  app.add_option("--text-column", o.text_column, "Name, or number from 1 without a header; several, comma between, are joined [text]")
+  app.add_option("--text-column", o.text_column,
+                 "Name, or number from 1 without a header; several, comma between, are joined [text]")
       ->group("Data");
   declare_header(app, o.header)->group("Data");
   app.add_option("--text-pair-column", o.text_pair_column, "The second text of a pair")->group("Data");
-  app.add_option("--label-column", o.label_column, "Labels are any strings; several columns of numbers, or of 0 and 1 for a label each, comma between [label]")
+  app.add_option(
+         "--label-column", o.label_column,
+         "Labels are any strings; several columns of numbers, or of 0 and 1 for a label each, comma between [label]")
       ->group("Data");
   declare(app, o.problem, "Data");
   app.add_option("--max-tokens", o.max_tokens,
@@ -74,8 +87,13 @@ void declare(CLI::App& app, Options& o) {
       ->check(whole_between(0, 1'000'000'000))
       ->group("Data");
 
-  app.add_option("--clients", o.clients, "Number of clients")->check(whole_between(1, 100'000'000))->capture_default_str()->group("Federation");
-  app.add_option("--partition", o.partition, "dirichlet, iid, shards (two per client) or natural:COLUMN; the first and third go by labels, of numbers by ten quantiles, of several labels by the rarest")
+  app.add_option("--clients", o.clients, "Number of clients")
+      ->check(whole_between(1, 100'000'000))
+      ->capture_default_str()
+      ->group("Federation");
+  app.add_option("--partition", o.partition,
+                 "dirichlet, iid, shards (two per client) or natural:COLUMN; the first and third go by labels, of "
+                 "numbers by ten quantiles, of several labels by the rarest")
       ->check(partition_name())
       ->capture_default_str()
       ->group("Federation");
@@ -87,7 +105,10 @@ void declare(CLI::App& app, Options& o) {
       ->check(fraction)
       ->capture_default_str()
       ->group("Federation");
-  app.add_option("--rounds", o.rounds, "Rounds")->check(whole_between(1, 1'000'000))->capture_default_str()->group("Federation");
+  app.add_option("--rounds", o.rounds, "Rounds")
+      ->check(whole_between(1, 1'000'000))
+      ->capture_default_str()
+      ->group("Federation");
   app.add_option("--method", o.method, "fedavg, or fedprox: the same average with a proximal term in local training")
       ->check(CLI::IsMember({"fedavg", "fedprox"}))
       ->capture_default_str()
@@ -112,7 +133,10 @@ void declare(CLI::App& app, Options& o) {
                  "Optimizer steps in a round instead; also those of an epoch of the reference runs")
       ->check(whole_between(1, 1'000'000))
       ->group("Training");
-  app.add_option("--batch", o.batch, "Examples per step")->check(whole_between(1, 1'000'000))->capture_default_str()->group("Training");
+  app.add_option("--batch", o.batch, "Examples per step")
+      ->check(whole_between(1, 1'000'000))
+      ->capture_default_str()
+      ->group("Training");
   app.add_option("--lr", o.lr, "AdamW's learning rate")->check(positive())->capture_default_str()->group("Training");
   app.add_option("--head-lr", o.head_lr, "The same in the run that trains the head alone")
       ->check(positive())
@@ -126,7 +150,10 @@ void declare(CLI::App& app, Options& o) {
       ->check(not_negative())
       ->capture_default_str()
       ->group("Training");
-  app.add_option("--seed", o.seed, "Of everything random")->check(whole_between(0, std::numeric_limits<std::uint64_t>::max()))->capture_default_str()->group("Training");
+  app.add_option("--seed", o.seed, "Of everything random")
+      ->check(whole_between(0, std::numeric_limits<std::uint64_t>::max()))
+      ->capture_default_str()
+      ->group("Training");
   app.add_option("--threads", o.threads, "Results do not depend on it; 0: one per processor; " + cuda_threads_help)
       ->check(whole_between(0, 4096))
       ->capture_default_str()
@@ -136,10 +163,13 @@ void declare(CLI::App& app, Options& o) {
       ->check(whole_between(1, 1'000'000))
       ->capture_default_str()
       ->group("Output");
-  app.add_option("--out", o.out, "Directory for summary.json, metrics.csv, metrics.jsonl, adapters and the state; one that holds another run is refused")
+  app.add_option("--out", o.out,
+                 "Directory for summary.json, metrics.csv, metrics.jsonl, adapters and the state; one that holds "
+                 "another run is refused")
       ->capture_default_str()
       ->group("Output");
-  app.add_flag("--resume", o.resume, "Go on where the run in --out stopped, with its options where none are given")->group("Output");
+  app.add_flag("--resume", o.resume, "Go on where the run in --out stopped, with its options where none are given")
+      ->group("Output");
   app.add_flag("--overwrite", o.overwrite, "Replace the run in --out, when the first round is done")->group("Output");
   app.add_option("--export-plan", o.export_plan, "Write what tests/golden/federation_twin.py replays")->group("Output");
   app.footer(metrics_help);
@@ -176,14 +206,14 @@ void complete(const CLI::App& app, Options& o) {
     for (const char* option : {"--rank", "--alpha", "--targets"})
       if (given(option)) refuse(option, "not to be given with --adapter, whose own configuration holds", "both");
   if (!o.natural_column().empty() && given("--clients"))
-    refuse("--clients", "not to be given with --partition natural:COLUMN: every value of the column is a client", "both");
+    refuse("--clients", "not to be given with --partition natural:COLUMN: every value of the column is a client",
+           "both");
   if (given("--dirichlet") && o.partition != "dirichlet")
     refuse("--dirichlet", "--partition dirichlet with it", "--partition " + o.partition);
   if (given("--mu") && o.method != "fedprox") refuse("--mu", "--method fedprox with it", "--method " + o.method);
   if (o.method == "fedprox" && !given("--mu")) o.mu = 0.01;
   if (given("--local-steps") && given("--local-epochs")) refuse("--local-steps", "steps or epochs", "both");
-  if (!o.export_plan.empty() && !o.runs("federated"))
-    refuse("--export-plan", "a federated run", "--mode " + o.mode);
+  if (!o.export_plan.empty() && !o.runs("federated")) refuse("--export-plan", "a federated run", "--mode " + o.mode);
   if (o.reference_epochs == 0) o.reference_epochs = embedded ? 3 : o.rounds * o.local_epochs;
   o.threads = worker_count(o.device.cuda() && !given("--threads") ? cuda_threads : o.threads);
 }

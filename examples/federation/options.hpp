@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "device.hpp"
-#include "problem_type.hpp"
 #include "fedlora/core/shape.hpp"
 #include "fedlora/io/json.hpp"
+#include "problem_type.hpp"
 
 namespace fedlora::examples {
 

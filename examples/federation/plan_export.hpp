@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// --export-plan: all that another framework needs to run the same federation and to be compared with it. The directory holds
-// plan.json (configuration, cohort and example order of every round), train_ids.jsonl and test_ids.jsonl, initial/ and
-// round-001/ … (PEFT adapters) and metrics.jsonl.
+// --export-plan: all that another framework needs to run the same federation and to be compared with it. The directory
+// holds plan.json (configuration, cohort and example order of every round), train_ids.jsonl and test_ids.jsonl,
+// initial/ and round-001/ … (PEFT adapters) and metrics.jsonl.
 #pragma once
 
 #include <filesystem>
@@ -30,11 +30,9 @@ inline std::string ids_jsonl(const Dataset& data) {
       const auto begin = from.begin() + data.offsets[static_cast<std::size_t>(i)];
       return std::vector<std::int32_t>(begin, begin + data.length(i));
     };
-    lines += Json{{"ids", slice(data.tokens)},
-                  {"types", slice(data.token_types)},
-                  {"label", answer_json(data, i)}}
-                 .dump() +
-             "\n";
+    lines +=
+        Json{{"ids", slice(data.tokens)}, {"types", slice(data.token_types)}, {"label", answer_json(data, i)}}.dump() +
+        "\n";
   }
   return lines;
 }

@@ -24,8 +24,8 @@ Index base_parameters(const Model& model) {
   const Index hidden = config.hidden_size;
   Index rows = config.vocab_size + config.token_types;
   if (Arch::positions == Positions::learned) rows += config.max_positions + config.position_offset;
-  const Index norms = 2 * config.layers + (Arch::names.embedding_norm.empty() ? 0 : 1) +
-                      (Arch::names.final_norm.empty() ? 0 : 1);
+  const Index norms =
+      2 * config.layers + (Arch::names.embedding_norm.empty() ? 0 : 1) + (Arch::names.final_norm.empty() ? 0 : 1);
   Index count = rows * hidden + norms * hidden * (Arch::norm == NormKind::layer_norm ? 2 : 1);
   for (Index layer = 0; layer < config.layers; ++layer)
     for (std::size_t i = 0; i < layer_linears; ++i)
@@ -47,8 +47,8 @@ std::string trainable_line(const Model& model) {
   }
   const Index trainable = model.layout()->size;
   const Index all = base_parameters(model) + head + trainable;
-  return "trainable params: " + grouped(trainable) + " || all params: " + grouped(all) + " || trainable%: " +
-         decimals(100.0 * static_cast<double>(trainable) / static_cast<double>(all), 4) + "\n";
+  return "trainable params: " + grouped(trainable) + " || all params: " + grouped(all) +
+         " || trainable%: " + decimals(100.0 * static_cast<double>(trainable) / static_cast<double>(all), 4) + "\n";
 }
 
 template <class Model>
@@ -56,14 +56,16 @@ std::string traffic_line(const Model& model, const Options& options, Index clien
   using T = typename Model::Scalar;
   const MessageSizes<T> sizes(*model.layout());
   const MessageSize down = sizes.broadcast(1, 0);
-  const MessageSize up = sizes.update(Update<T>{0, 1, 100, {0.123456789012345, 100, 10, 0}, Adapter<T>(model.layout())});
+  const MessageSize up =
+      sizes.update(Update<T>{0, 1, 100, {0.123456789012345, 100, 10, 0}, Adapter<T>(model.layout())});
   const auto parts = [](const MessageSize& size) {
-    return grouped(size.total()) + " (adapter " + grouped(size.adapter) + ", head " + grouped(size.head) + ", file header " +
-           grouped(size.protocol) + ")";
+    return grouped(size.total()) + " (adapter " + grouped(size.adapter) + ", head " + grouped(size.head) +
+           ", file header " + grouped(size.protocol) + ")";
   };
   const Index cohort = detail::cohort_size(clients, {.fraction = options.cohort});
   return "bytes per client and round: down " + parts(down) + ", up about " + parts(up) + "\n" + "per round of " +
-         std::to_string(cohort) + (cohort == 1 ? " client: about " : " clients: about ") + bytes_text((down.total() + up.total()) * cohort) + "\n";
+         std::to_string(cohort) + (cohort == 1 ? " client: about " : " clients: about ") +
+         bytes_text((down.total() + up.total()) * cohort) + "\n";
 }
 
 /// How long the texts are, and how many may have been cut.
@@ -115,7 +117,8 @@ std::string introduction(const std::string& machine, const Options& options, con
   const ModelConfig& config = model.base().config();
   std::string text = "model: " + options.model + " (" + std::string(Arch::model_type) + ", " +
                      std::to_string(config.layers) + " layers, hidden " + std::to_string(config.hidden_size) + "), " +
-                     machine + ", " + std::to_string(options.threads) + (options.threads == 1 ? " thread\n" : " threads\n");
+                     machine + ", " + std::to_string(options.threads) +
+                     (options.threads == 1 ? " thread\n" : " threads\n");
   for (const std::string& warning : model.base().warnings) text += "warning: " + warning + "\n";
   if (options.adapter.empty() || inputs.lora.freeze_head)
     for (const std::string& note : model.notes()) text += "note: " + note + "\n";
@@ -157,7 +160,8 @@ inline std::string result_table(const Json& summary, const Measures& measures) {
     std::vector<std::string> row = {name};
     for (const Metric& metric : measures.shown) row.push_back(Measures::text(field(std::string(metric.name))));
     const Json seconds = field("seconds");
-    row.insert(row.end(), {bytes("bytes_up"), bytes("bytes_down"), seconds.is_null() ? "-" : decimals(seconds.get<double>(), 1)});
+    row.insert(row.end(),
+               {bytes("bytes_up"), bytes("bytes_down"), seconds.is_null() ? "-" : decimals(seconds.get<double>(), 1)});
     table.add(std::move(row));
   }
   return table.text();

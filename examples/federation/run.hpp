@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One training run, of any mode, as one loop: sample, train, aggregate, evaluate, save. The modes differ in four values:
+// One training run, of any mode, as one loop: sample, train, aggregate, evaluate, save. The modes differ in four
+// values:
 //
 //   mode         clients               cohort     adapters     optimizer state
 //   federated    the partition         a sample   one, FedAvg  new in every round
@@ -129,8 +130,8 @@ template <class Model>
 std::string measure(Run<Model>& run, const Surroundings& around) {
   Json& row = run.state.metrics.back();
   evaluate_run(run, around.test, around.threads(), around.cancelled, row);
-  return run.mode + std::string(12 - run.mode.size(), ' ') + run.unit() + " " + std::to_string(run.state.round) + " of " +
-         std::to_string(run.rounds) + ": " + run.measures->line(row) + ", train loss " +
+  return run.mode + std::string(12 - run.mode.size(), ' ') + run.unit() + " " + std::to_string(run.state.round) +
+         " of " + std::to_string(run.rounds) + ": " + run.measures->line(row) + ", train loss " +
          decimals(row["train_loss"].is_null() ? 0.0 : row["train_loss"].get<double>(), 4) + "\n";
 }
 
@@ -141,7 +142,9 @@ void advance(Run<Model>& run, const Surroundings& around) {
   using Clock = std::chrono::steady_clock;
   auto& state = run.state;
   const auto counted = [&](const char* field) { return state.extra.value(field, 0.0); };
-  const auto since = [](Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  const auto since = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
   const auto write = [&] {
     around.out.write_round(
         run.mode, state.metrics, [&](const auto& file) { save_run_state(state, file); },

@@ -30,8 +30,8 @@ struct Predictor {
   std::vector<std::string> labels;  ///< of the head's rows; empty for a language model
   ProblemType problem_type = ProblemType::single_label;
   std::vector<std::string> notes;  ///< what a person should be told
-  /// A JSON object per text; with `evaluation`, for a table with labels, also how good they are. Notes of the texts, such
-  /// as that some were cut, are added to `notes`.
+  /// A JSON object per text; with `evaluation`, for a table with labels, also how good they are. Notes of the texts,
+  /// such as that some were cut, are added to `notes`.
   std::function<std::vector<Json>(const Table&, Evaluation* evaluation, std::vector<std::string>& notes)> predict;
 };
 

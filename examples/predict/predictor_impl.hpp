@@ -24,9 +24,9 @@ namespace fedlora::examples {
 inline void check_finite(double value, const Table& table, Index example) {
   const auto at = static_cast<std::size_t>(example);
   if (!std::isfinite(value))
-    fail<DivergenceError>(table.source + ", line " + std::to_string(at < table.line.size() ? table.line[at] : example + 1),
-                          "a finite result (are there NaN or infinite numbers in the model or the adapter?)",
-                          std::to_string(value));
+    fail<DivergenceError>(
+        table.source + ", line " + std::to_string(at < table.line.size() ? table.line[at] : example + 1),
+        "a finite result (are there NaN or infinite numbers in the model or the adapter?)", std::to_string(value));
 }
 
 /// Where texts are cut: where the person says, else where the adapter's were, as far as the base has positions.
@@ -88,7 +88,7 @@ Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& opti
   std::vector<std::string> notes = model->base().warnings;
   const auto adapter = adapter_for(*model, options, notes);
   const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation* evaluation,
-                                                                    std::vector<std::string>& said) {
+                                                                   std::vector<std::string>& said) {
     const Dataset data = model->encode(table, threads);
     note_cut_texts(data, model->max_tokens(), said);
     const std::vector<T> logits = model->logits(*adapter, data, threads);
@@ -116,7 +116,7 @@ Predictor make_language_model(Pretrained<Arch, B> base, const PredictorOptions& 
     std::vector<std::string> notes = model->base().warnings;
     const auto adapter = adapter_for(*model, options, notes);
     const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation*,
-                                                                      std::vector<std::string>& said) {
+                                                                     std::vector<std::string>& said) {
       const Dataset data = model->encode(table, threads);
       note_cut_texts(data, model->max_tokens(), said);
       std::vector<Json> lines;

@@ -99,7 +99,8 @@ TEST_CASE("CSV: what breaks the format is an error with file, line and column") 
   CHECK(error("\"a\"\rb").find("after the closing quote") != std::string::npos);
   CHECK(error("a\nb\0c,d\n"s) == "[t, line 2, column 1] expected text without NUL bytes, got a NUL after 'b'");
   CHECK(error("a,b\nc,d\xFFz\n") ==
-        "[t, line 2, column 2] expected valid UTF-8 (iconv converts other encodings), got '\\xffz' after 1 bytes of the field");
+        "[t, line 2, column 2] expected valid UTF-8 (iconv converts other encodings), got '\\xffz' after 1 bytes of "
+        "the field");
   CHECK(error("\xFF\xFE"
               "a\0"s)
             .find("valid UTF-8") == std::string::npos);  // a NUL is found first
@@ -120,7 +121,8 @@ TEST_CASE("TSV: a tab separates, nothing is quoted") {
   CHECK(lines == std::vector<Index>{2, 4});
   const auto error = error_of<fedlora::TsvReader>;
   CHECK(error("a\tb\nc\t\xC3(\n") ==
-        "[t, line 2, column 2] expected valid UTF-8 (iconv converts other encodings), got '\\xc3(' after 0 bytes of the field");
+        "[t, line 2, column 2] expected valid UTF-8 (iconv converts other encodings), got '\\xc3(' after 0 bytes of "
+        "the field");
   CHECK(error("a\tb\0\n"s) == "[t, line 1, column 2] expected text without NUL bytes, got a NUL after 'b'");
 }
 

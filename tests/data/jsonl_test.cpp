@@ -86,7 +86,8 @@ TEST_CASE("JSONL: wrong lines are errors that name file, line and field") {
   CHECK(error_of("{\"text\":\"a\\u0000b\",\"label\":1}") ==
         "[t, line 1, field text] expected text without NUL bytes, got a NUL");
   for (const std::string other : {"[1]", "\"a\"", "1", "-1", "1.5", "null", "true"})
-    CHECK(error_of(good + other).starts_with("[t, line 2] expected a JSON object (one on every line, nothing around them), got "));
+    CHECK(error_of(good + other)
+              .starts_with("[t, line 2] expected a JSON object (one on every line, nothing around them), got "));
 }
 
 TEST_CASE("JSONL: broken JSON is an error with the byte of the line") {

@@ -46,8 +46,8 @@ TEST_CASE("targets are numbers in one column or several, of any kind of table") 
 
 TEST_CASE("a number too small for a double is nought, as readers of decimal digits have it") {
   const std::string tiny = "0." + std::string(400, '0') + "1";
-  CHECK(answers_of("text,score\na,1e-400\nb,-2E-999\nc," + tiny + "\n", {.text = {"text"}, .targets = {"score"}}).targets ==
-        std::vector<double>{0, 0, 0});
+  CHECK(answers_of("text,score\na,1e-400\nb,-2E-999\nc," + tiny + "\n", {.text = {"text"}, .targets = {"score"}})
+            .targets == std::vector<double>{0, 0, 0});
 }
 
 TEST_CASE("what is no finite number is no target") {
@@ -95,8 +95,10 @@ TEST_CASE("sets of labels: arrays, texts with a separator, columns of 0 and 1") 
 
 TEST_CASE("one column of 0 and 1 is the label it is called like") {
   TableColumns toxic{.text = {"t"}, .labels = {"toxic"}};
-  for (const auto& [text, name] : {std::pair("t,toxic\na,1\nb,0\nc,True\n", "t.csv"), std::pair("toxic\tt\n1\ta\n0.0\tb\ntrue\tc\n", "t.tsv"),
-                                   std::pair("{\"t\":\"a\",\"toxic\":1}\n{\"t\":\"b\",\"toxic\":false}\n{\"t\":\"c\",\"toxic\":\"1\"}\n", "t.jsonl")}) {
+  for (const auto& [text, name] :
+       {std::pair("t,toxic\na,1\nb,0\nc,True\n", "t.csv"), std::pair("toxic\tt\n1\ta\n0.0\tb\ntrue\tc\n", "t.tsv"),
+        std::pair("{\"t\":\"a\",\"toxic\":1}\n{\"t\":\"b\",\"toxic\":false}\n{\"t\":\"c\",\"toxic\":\"1\"}\n",
+                  "t.jsonl")}) {
     const Table table = answers_of(text, toxic, name);
     CHECK(table.label_sets == Sets{{"toxic"}, {}, {"toxic"}});
     CHECK(table.label_names() == Names{"toxic"});

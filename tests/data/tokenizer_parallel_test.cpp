@@ -14,7 +14,8 @@ TEST_CASE("Threads share a tokenizer") {
                                 "vocabulary");
   const std::vector<detail::Normalizer> normalizers = {detail::BertNormalizer{}};
   detail::AddedTokens added;
-  added.add({{.content = "[X]", .special = true}, {.content = "É", .normalized = true}}, vocabulary, normalizers, "test");
+  added.add({{.content = "[X]", .special = true}, {.content = "É", .normalized = true}}, vocabulary, normalizers,
+            "test");
   TokenizerParts parts{
       normalizers,
       {detail::PatternSplit{detail::Pattern::regex(R"((?i:'ll)|\s?\p{L}+|\p{N}{1,3})")},

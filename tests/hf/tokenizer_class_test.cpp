@@ -219,14 +219,16 @@ TEST_CASE("What transformers does in silence is said") {
             .empty());
   check_one(
       warnings({{"vocab.txt", word_pieces}, {"tokenizer_config.json", bert}, {"added_tokens.json", R"({"<x>": 10})"}}),
-      {"dir/added_tokens.json, token '<x>' gives the token '<x>' the id 10; it gets 9 instead, as tokens that dir/vocab.txt "
+      {"dir/added_tokens.json, token '<x>' gives the token '<x>' the id 10; it gets 9 instead, as tokens that "
+       "dir/vocab.txt "
        "lacks are numbered on from the number of its pieces"});
   check_one(warnings({{"vocab.txt", word_pieces + "the\n"},
                       {"tokenizer_config.json", bert},
                       {"added_tokens.json", R"({"<x>": 9})"}}),
             {"gives the token '<x>' the id 9; dir/vocab.txt gives that id to the piece 'the', so both have it"});
-  check_one(warnings({{"vocab.txt", word_pieces}, {"tokenizer_config.json", bert}, {"added_tokens.json", R"({"dog": 20})"}}),
-            {"gives the token 'dog' the id 20; it gets 7 instead, its id in dir/vocab.txt"});
+  check_one(
+      warnings({{"vocab.txt", word_pieces}, {"tokenizer_config.json", bert}, {"added_tokens.json", R"({"dog": 20})"}}),
+      {"gives the token 'dog' the id 20; it gets 7 instead, its id in dir/vocab.txt"});
   check_one(
       warnings({{"vocab.txt", "[UNK]\n[SEP]\nthe\n"}, {"tokenizer_config.json", bert}}),
       {"dir/vocab.txt: no file numbers '[CLS]', the cls_token of BertTokenizer", "it is 4, after the vocabulary"});

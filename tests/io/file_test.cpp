@@ -351,6 +351,7 @@ TEST_CASE("files that only look like something else are themselves") {
   const std::string long_text = "version https://git-lfs is a text\n" + std::string(5000, 'x');
   for (const std::string_view contents :
        {header, std::string_view("[PAD]\n<html\nversion https://git-lfs\n"), std::string_view(long_text),
-        std::string_view("Entry not found\nAccess to model trains\n"), std::string_view("#version: 0.2\nt h\n"), std::string_view(""), std::string_view(" \n")})
+        std::string_view("Entry not found\nAccess to model trains\n"), std::string_view("#version: 0.2\nt h\n"),
+        std::string_view(""), std::string_view(" \n")})
     CHECK(detail::stand_in(contents).empty());
 }

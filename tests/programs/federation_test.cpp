@@ -89,7 +89,7 @@ TEST_CASE("a run killed at any moment resumes to the same bits") {
   for (const int percent : {3, 10}) {  // while it reads and prepares, where there may be nothing to resume
     INFO("killed after ", percent, "% of the time");
     const std::string out = "early" + std::to_string(percent);
-    Program run(federation.scratch.path(), "federation", federation.arguments(out, {"--rounds", "40"}));
+    Program run(federation.scratch.path(), "federation", federation.arguments(out, {"--rounds", "40", "--resume"}));
     std::this_thread::sleep_for(whole * percent / 100);
     run.signal(SIGKILL);
     CHECK(run.wait().status == 128 + SIGKILL);

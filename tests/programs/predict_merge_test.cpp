@@ -208,7 +208,8 @@ TEST_CASE("what cannot be predicted is an error") {
     for (const Finished& run : {predict({"--model", stories, "--file", table}),
                                 run_program(scratch.path(), "federation", {"--train", table, "--test", table})}) {
       CHECK(run.status == 1);
-      CHECK(run.err.find(std::string(table) + "] expected the file itself, got a Git LFS pointer") != std::string::npos);
+      CHECK(run.err.find(std::string(table) + "] expected the file itself, got a Git LFS pointer") !=
+            std::string::npos);
     }
   }
   const Finished merge = run_program(scratch.path(), "merge", {"--model", stories, "--adapter", stories, "--out", "x"});

@@ -172,7 +172,8 @@ TEST_CASE("sets of labels are the same from arrays and from columns of 0 and 1, 
   CHECK(typed.read_json("never/summary.json")["config"]["labels"].size() == 3);
 
   // One column is one label, which a text has or has not.
-  const Finished one = typed.federation("flags.csv", "one", {"--problem-type", "multi-label", "--label-column", "money"});
+  const Finished one =
+      typed.federation("flags.csv", "one", {"--problem-type", "multi-label", "--label-column", "money"});
   INFO(one.err);
   REQUIRE(one.status == 0);
   CHECK_FALSE(has(one.out, "nothing to tell apart"));

@@ -29,8 +29,8 @@ struct Finished {
 
 /// What a program may use; whoever goes beyond is refused it, or ended by a signal (processor time).
 struct Limits {
-  rlim_t file = RLIM_INFINITY;               ///< bytes of the largest file: writing beyond fails, as on a full disk
-  rlim_t address_space = RLIM_INFINITY;      ///< bytes
+  rlim_t file = RLIM_INFINITY;           ///< bytes of the largest file: writing beyond fails, as on a full disk
+  rlim_t address_space = RLIM_INFINITY;  ///< bytes
   rlim_t processor_seconds = RLIM_INFINITY;
 };
 

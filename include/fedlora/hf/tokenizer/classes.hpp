@@ -21,9 +21,10 @@
 
 namespace fedlora::detail {
 
-/// How a class puts special tokens around a text. `as_file` and `bos_eos` are the same where there is no tokenizer.json;
-/// they differ where there is one: transformers keeps its post_processor in a class of the first kind, and takes it away
-/// without another in its place in one of the second, whose texts then have no special tokens around them.
+/// How a class puts special tokens around a text. `as_file` and `bos_eos` are the same where there is no
+/// tokenizer.json; they differ where there is one: transformers keeps its post_processor in a class of the first kind,
+/// and takes it away without another in its place in one of the second, whose texts then have no special tokens around
+/// them.
 enum class SpecialTokens {
   as_file,      ///< as tokenizer.json's post_processor; without tokenizer.json as add_bos_token, add_eos_token say
   bos_eos,      ///< as add_bos_token, add_eos_token say without tokenizer.json; nothing with it

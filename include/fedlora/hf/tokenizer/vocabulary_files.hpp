@@ -63,8 +63,7 @@ inline Bpe::Merges read_merges(const JsonNode& node) {
 /// "WordPiece" or "BPE"; old files leave the type out.
 inline std::string model_type_of(const JsonNode& model) {
   const std::string type = model.child("type") ? model.type() : model.child("merges") ? "BPE" : "WordPiece";
-  if (type != "WordPiece" && type != "BPE")
-    fail<FormatError>(model.where("type"), "WordPiece or BPE", in_quotes(type));
+  if (type != "WordPiece" && type != "BPE") fail<FormatError>(model.where("type"), "WordPiece or BPE", in_quotes(type));
   return type;
 }
 
