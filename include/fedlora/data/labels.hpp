@@ -7,7 +7,7 @@
 //   1. by name: every label is the name of a row (the table need not have all of them);
 //   2. by name up to letter case and outer spaces, as transformers' run_glue reads POSITIVE for positive;
 //   3. by number: labels that are whole numbers take the row whose name says the same number (LABEL_3, "3", "3 stars"),
-//      or, where names say something else (NEGATIVE, POSITIVE) and one label is 0, the row of that number;
+//      or, where names say something else (NEGATIVE, POSITIVE), the row of that number, from 0;
 //   4. by order, that of numbers where labels are numbers, else the one they are given in: as many labels as rows, and
 //      nothing that tells which is which: the rows are called LABEL_0, LABEL_1, … or 0, 1, …, or the labels are 1 to n,
 //      or there is but one. A guess, of which a person should be told.
@@ -158,8 +158,7 @@ inline LabelMatch match_labels(const std::vector<std::string>& head, std::span<c
     row_numbers.emplace();
     for (std::size_t row = 0; row < head.size(); ++row) row_numbers->push_back(static_cast<std::int64_t>(row));
   }
-  const bool from_nought = numbers && std::find(numbers->begin(), numbers->end(), 0) != numbers->end();
-  if (numbers && (!named || from_nought))  // 1 and 2 alone may be the first two of 1, 2, 3
+  if (numbers)
     if (auto rows = detail::places(*numbers, *row_numbers)) return {LabelRule::number, std::move(*rows), head};
 
   std::vector<std::string> sorted = asked;
