@@ -102,6 +102,13 @@ void take_saved_options(CLI::App& app, int argc, char** argv, Options& options) 
                             "starts anew"
                           : "none: nothing is saved there; a new run is started without --resume");
   if (!saved.empty()) {
+    std::vector<std::string> alone(saved.rbegin(), saved.rend());
+    try {
+      app.parse(alone);
+    } catch (const CLI::ParseError& error) {
+      fail<FormatError>(options.out + "/state, field arguments", "options of this program (--overwrite starts anew)",
+                        detail::printable(error.what(), 200));
+    }
     std::vector<std::string> all = saved;
     all.insert(all.end(), argv + 1, argv + argc);  // of two values of an option, the last counts
     std::reverse(all.begin(), all.end());          // CLI11 wants them so

@@ -121,7 +121,8 @@ std::string fault(const std::string& program, const Finished& run) {
   std::string_view rest = run.err;
   while (!rest.empty()) {
     const std::string_view line = fuzz::take_line(rest);
-    if (!line.starts_with("fedlora-" + program + ": ")) continue;
+    if (!line.starts_with("fedlora-" + program + ": ") || line.starts_with("fedlora-" + program + ": warning: "))
+      continue;
     if (line.find("out of memory") != line.npos || line.find("bad_alloc") != line.npos) return "memory ran out";
     for (const std::string_view part : {"[", "] expected ", ", got "})
       if (line.find(part) == line.npos) return "a message without \"" + std::string(part) + "\"";
@@ -333,8 +334,8 @@ TEST_CASE("whatever chance does to a file, a program ends as it should") {
   }
   if (alone) return;
   std::cout << taken << " cases were taken, " << refused << " refused\n";
-  CHECK(taken > cases / 5);  // or chance does too much, or too little, to see anything
-  CHECK(refused > cases / 5);
+  CHECK(taken > cases / 8);  // or chance does too much, or too little, to see anything
+  CHECK(refused > cases / 8);
 }
 
 TEST_CASE("the corpora as directories: what they are made of is not always right") {

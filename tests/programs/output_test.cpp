@@ -7,6 +7,7 @@
 #include <map>
 #include <thread>
 
+#include "fuzz/checksum.hpp"
 #include "programs/federation.hpp"
 
 namespace fedlora::tests {
@@ -246,6 +247,12 @@ TEST_CASE("a state that is broken is not lost, and how to start anew is said") {
                   {"Nothing was changed"});
     CHECK(read_text(file) == broken);
   }
+  std::string forged = good;
+  REQUIRE(forged.find("--mode") != std::string::npos);
+  forged.replace(forged.find("--mode"), 6, "--mood");
+  write_text(file, fuzz::with_checksum(forged));
+  check_refused(run_program(federation.scratch.path(), "federation", {"--resume", "--out", out.string()}),
+                {"state, field arguments", "--mood", "--overwrite"});
   CHECK(short_run(federation, "out", {"--mode", "federated", "--overwrite"}).status == 0);
   CHECK(read_text(file).size() > good.size() / 2);
 }
