@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // fedlora-federation: a federation of LoRA adapters over a Hugging Face checkpoint, and the runs it is compared with.
 //
-//   federation/options.hpp           the command line          federation/experiment_impl.hpp  sets the runs up, in
-//   parallel federation/inputs.hpp            tables and partition      federation/run.hpp              the loop of one
-//   run federation/output_directory.hpp  --out, never two runs     federation/report.hpp           what is printed
-//   federation/assignment.hpp        options, inputs, output   federation/plan_export.hpp      for a twin in Python
+//   federation/options.hpp            the command line
+//   federation/inputs.hpp             tables and partition
+//   federation/output_directory.hpp   --out, never two runs
+//   federation/assignment.hpp         options, inputs, output
+//   federation/experiment_impl.hpp    sets the runs up, in parallel
+//   federation/run.hpp                the loop of one run
+//   federation/report.hpp             what is printed
+//   federation/plan_export.hpp        for a twin in Python
 #include <iostream>
 #include <string>
 #include <utility>

@@ -3,11 +3,10 @@
 //
 // A classifier gives {"label": name, "logits": […]}; for regression {"prediction": number, or numbers of several
 // outputs, "logits"}; for multi-label {"labels": [those above one half], "probabilities": […], "logits"}. A language
-// model gives
-// {"nll": mean per predicted token in nats, "tokens": predicted tokens}; a text of a single token predicts nothing:
-// {"nll": null, "tokens": 0}. With --label-column the last line holds the measures by name, "loss", "examples",
-// "labels" and, where a text has one label, "confusion" ([true][predicted]), which also goes to standard error as a
-// table.
+// model gives {"nll": mean per predicted token in nats, "tokens": predicted tokens}; a text of a single token predicts
+// nothing: {"nll": null, "tokens": 0}. With --label-column the last line holds the measures by name, "loss",
+// "examples", "labels" and, where a text has one label, "confusion" ([true][predicted]), which also goes to standard
+// error as a table.
 #include <algorithm>
 #include <iostream>
 #include <iterator>

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <iterator>
 #include <optional>
 #include <set>
 #include <span>
@@ -16,6 +17,7 @@
 #include "fedlora/data/labels.hpp"
 #include "fedlora/data/table_notes.hpp"
 #include "fedlora/hf/checkpoint.hpp"
+#include "fedlora/hf/tokenizer_files.hpp"
 #include "fedlora/report/text_table.hpp"
 #include "sha256.hpp"
 
@@ -33,12 +35,12 @@ std::string digest_of(const Checkpoint& checkpoint) {
   return digest.hex();
 }
 
-/// Digests of config.json and of the files that a tokenizer may be read from, as far as they are there.
+/// Digests of config.json and of the tokenizer's files, as far as they are there.
 Json digests_of_files(const FileSet& model) {
   Json digests = Json::object();
-  for (const char* file : {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json",
-                           "merges.txt", "added_tokens.json", "special_tokens_map.json"})
-    try {
+  std::vector<std::string> files(std::begin(detail::tokenizer_file_names), std::end(detail::tokenizer_file_names));
+  files.emplace_back("config.json");
+  for (const std::string& file : files) try {
       if (const auto bytes = model.open(file)) digests[file] = Sha256().add(bytes->data).hex();
     } catch (const FormatError&) {  // a stand-in for a file; whoever reads it refuses it
     }

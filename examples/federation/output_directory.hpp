@@ -51,9 +51,8 @@ class OutputDirectory {
   /// something to put in its place (`write_round`).
   ///
   /// \throws ConfigError for a directory that holds another run, when that is to be neither resumed nor overwritten, or
-  /// files
-  ///         of somebody else's under our names; one whose run began with another configuration, when it is to be
-  ///         resumed; and one that another process writes to. FormatError for a state to be resumed that is broken.
+  ///         files of somebody else's under our names; one whose run began with another configuration, when it is to
+  ///         be resumed; and one that another process writes to. FormatError for a state to be resumed that is broken.
   OutputDirectory(std::filesystem::path path, Earlier earlier, const Json& config, std::vector<std::string> measures);
   OutputDirectory(const OutputDirectory&) = delete;
   OutputDirectory& operator=(const OutputDirectory&) = delete;

@@ -18,6 +18,7 @@
 #include "fedlora/hf/adapter_metadata.hpp"
 #include "fedlora/hf/checkpoint.hpp"
 #include "fedlora/hf/model_config.hpp"
+#include "fedlora/hf/tokenizer_files.hpp"
 #include "fedlora/io/file.hpp"
 #include "fedlora/io/json.hpp"
 #include "fedlora/io/safetensors.hpp"
@@ -28,17 +29,6 @@
 namespace fedlora {
 
 namespace detail {
-
-/// Files of a model directory that go along unchanged.
-inline constexpr const char* tokenizer_file_names[] = {"tokenizer.json",
-                                                       "tokenizer_config.json",
-                                                       "special_tokens_map.json",
-                                                       "added_tokens.json",
-                                                       "vocab.txt",
-                                                       "vocab.json",
-                                                       "merges.txt",
-                                                       "tokenizer.model",
-                                                       "chat_template.jinja"};
 
 /// A tensor to be written, in F32 unless it is no floating-point tensor, or F64 before.
 struct OwnedTensor {

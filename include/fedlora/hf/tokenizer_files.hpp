@@ -24,6 +24,17 @@ namespace fedlora {
 
 namespace detail {
 
+/// What a model directory may have of a tokenizer: what is read here, and what others read.
+inline constexpr const char* tokenizer_file_names[] = {"tokenizer.json",
+                                                       "tokenizer_config.json",
+                                                       "special_tokens_map.json",
+                                                       "added_tokens.json",
+                                                       "vocab.txt",
+                                                       "vocab.json",
+                                                       "merges.txt",
+                                                       "tokenizer.model",
+                                                       "chat_template.jinja"};
+
 /// Does the vocabulary begin as RoBERTa's does?
 inline bool is_vocabulary_of_roberta(const Bytes& vocab_json) {
   const Json json = parse_json(vocab_json);
