@@ -1,41 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // fedlora-merge: a base and an adapter in, a checkpoint that transformers loads out.
-#include <algorithm>
 #include <filesystem>
 #include <iostream>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "command_line.hpp"
 #include "fedlora/backend/cpu.hpp"
+#include "fedlora/hf/adapter_layout.hpp"
 #include "fedlora/hf/merged_checkpoint.hpp"
 #include "fedlora/hf/peft.hpp"
 #include "fedlora/hf/pretrained.hpp"
-#include "fedlora/hf/task.hpp"
-#include "fedlora/lora/classifier.hpp"
-#include "fedlora/lora/language_model.hpp"
 
 namespace {
 
 using namespace fedlora;
 using namespace fedlora::examples;
-
-/// The adapter's layout over this base, as the model that it was trained in has it.
-template <class Arch, class B>
-std::shared_ptr<const AdapterLayout> layout_of(const Pretrained<Arch, B>& base, const PeftConfig& adapter,
-                                               TaskType task) {
-  const Index max_tokens = std::min(adapter.context.max_tokens, base.config().max_positions);
-  if constexpr (Arch::causal)
-    if (task == TaskType::causal_lm)
-      return LanguageModel<Arch, B>(base, {.max_tokens = max_tokens}, adapter.lora).layout();
-  const ClassifierOptions options{.labels = adapter_labels(adapter, base.config().id2label),
-                                  .pooling = adapter.context.pooling,
-                                  .max_tokens = max_tokens,
-                                  .problem_type = adapter.context.problem_type};
-  return SequenceClassifier<Arch, B>(base, options, adapter.lora).layout();
-}
 
 /// A checkpoint there may be the only copy of somebody's. Beside an adapter none is replaced either: transformers
 /// applies an adapter_config.json that it finds with a checkpoint, and would add the merged matrices once more.
@@ -70,7 +51,7 @@ int main(int argc, char** argv) {
     const FileSet files = model_files(model), adapter_files = FileSet::directory(adapter);
     const PeftConfig config = read_peft_config(adapter_files);
     with_pretrained(CpuBackend<float>(), files, [&]<class Arch, class B>(const Pretrained<Arch, B>& base) {
-      const auto layout = layout_of(base, config, task_of(base, files, config, adapter));
+      const auto layout = adapter_layout(base, files, config, adapter);
       std::vector<std::string> notes = base.warnings;
       save_merged<Arch>(files, load_peft<double>(adapter_files, layout, &notes), out);
       const std::optional<Pooling> pooling = layout->context.pooling;

@@ -38,6 +38,7 @@
 #include "fedlora/fed/sampling.hpp"
 #include "fedlora/fed/train.hpp"
 #include "fedlora/fed/update.hpp"
+#include "fedlora/hf/adapter_layout.hpp"
 #include "fedlora/hf/cache.hpp"
 #include "fedlora/hf/checkpoint.hpp"
 #include "fedlora/hf/merged_checkpoint.hpp"

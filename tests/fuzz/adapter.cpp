@@ -1,44 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Adapter directories over tiny bases: adapter_config.json and adapter_model.safetensors. What is loaded reads the same
 // when it is written again.
-#include <algorithm>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "fedlora/hf/adapter_layout.hpp"
 #include "fedlora/hf/peft.hpp"
-#include "fedlora/hf/task.hpp"
-#include "fedlora/lora/classifier.hpp"
-#include "fedlora/lora/language_model.hpp"
 #include "fuzz/framing.hpp"
 #include "fuzz/target.hpp"
 #include "nn/tiny.hpp"
 
 namespace fedlora::fuzz {
 
-/// The adapter's layout over this base, as fedlora-merge makes it.
-template <class Arch, class B>
-std::shared_ptr<const AdapterLayout> adapter_layout(const Pretrained<Arch, B>& base, const FileSet& files,
-                                                    const PeftConfig& adapter) {
-  const TaskType task = task_of(base, files, adapter, files.name());
-  const Index max_tokens = std::min(adapter.context.max_tokens, base.config().max_positions);
-  if constexpr (Arch::causal)
-    if (task == TaskType::causal_lm)
-      return LanguageModel<Arch, B>(base, {.max_tokens = max_tokens}, adapter.lora).layout();
-  const ClassifierOptions options{.labels = adapter_labels(adapter, base.config().id2label),
-                                  .pooling = adapter.context.pooling,
-                                  .max_tokens = max_tokens,
-                                  .problem_type = adapter.context.problem_type};
-  return SequenceClassifier<Arch, B>(base, options, adapter.lora).layout();
-}
-
 template <class Arch>
 void load_over(const FileSet& files, const PeftConfig& config) {
   using B = CpuBackend<float>;
   static const Pretrained<Arch, B> base = tests::tiny_base<Arch, B>();
-  const auto layout = unless_refused("", [&] { return adapter_layout(base, files, config); });
+  const auto layout = unless_refused("", [&] { return adapter_layout(base, files, config, files.name()); });
   if (!layout) return;
   std::vector<std::string> notes;  // so that the base may be another one
   const auto adapter = unless_refused("fuzz", [&] { return load_peft<float>(files, *layout, &notes); });
@@ -46,7 +26,8 @@ void load_over(const FileSet& files, const PeftConfig& config) {
   const FileContents written = {{"adapter_config.json", detail::peft_config_json(**layout).dump()},
                                 {"adapter_model.safetensors", peft_tensor_bytes(*adapter)}};
   const FileSet again = file_set(written);
-  const Adapter<float> back = load_peft<float>(again, adapter_layout(base, again, read_peft_config(again)));
+  const Adapter<float> back =
+      load_peft<float>(again, adapter_layout(base, again, read_peft_config(again), again.name()));
   require(same_places(back.layout(), adapter->layout()), "an adapter's modules read as they were written");
   require(std::memcmp(back.values().data(), adapter->values().data(), adapter->values().size_bytes()) == 0,
           "an adapter's numbers read as they were written");
