@@ -74,7 +74,12 @@ class Experiment {
  private:
   ClassifierOptions classifier_options() const {
     const std::optional<Pooling> pooling = options_.pooling == "family" ? Arch::pooling : inputs_.pooling;
-    return {inputs_.labels, pooling, inputs_.max_tokens, options_.base_dropout, inputs_.problem_type};
+    return {.labels = inputs_.labels,
+            .pooling = pooling,
+            .max_tokens = inputs_.max_tokens,
+            .base_dropout = options_.base_dropout,
+            .problem_type = inputs_.problem_type,
+            .text_pairs = !inputs_.train.text_pair.empty()};
   }
 
   static LoraConfig head_only(LoraConfig lora) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -13,6 +14,7 @@
 
 #include "command_line.hpp"
 #include "fedlora/data/table_notes.hpp"
+#include "fedlora/hf/peft.hpp"
 #include "fedlora/hf/task.hpp"
 #include "fedlora/lora/classifier.hpp"
 #include "fedlora/lora/language_model.hpp"
@@ -87,8 +89,13 @@ Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& opti
     fail<ConfigError>(options.model, "a checkpoint with a classification head, or an adapter", model->notes().front());
   std::vector<std::string> notes = model->base().warnings;
   const auto adapter = adapter_for(*model, options, notes);
-  const auto predict = [model, adapter, threads = options.threads](const Table& table, Evaluation* evaluation,
-                                                                   std::vector<std::string>& said) {
+  const std::string trained = options.adapter.empty() ? options.model : options.adapter;
+  const std::optional<bool> in_pairs =
+      (options.adapter_config ? options.adapter_config->context : model->base().context).text_pairs;
+  const auto predict = [=, threads = options.threads](const Table& table, Evaluation* evaluation,
+                                                      std::vector<std::string>& said) {
+    if (std::string note = detail::pairs_note(in_pairs, !table.text_pair.empty(), trained); !note.empty())
+      said.push_back(std::move(note));
     const Dataset data = model->encode(table, threads);
     note_cut_texts(data, model->max_tokens(), said);
     const std::vector<T> logits = model->logits(*adapter, data, threads);

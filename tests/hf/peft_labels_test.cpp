@@ -114,7 +114,7 @@ TEST_CASE("an adapter that names no labels has the base's where they fit, and a 
 }
 
 TEST_CASE("what PEFT has no field for is kept in the tensors' metadata") {
-  const AdapterContext context{Pooling::mean, 128, ProblemType::regression, "0123456789abcdef"};
+  const AdapterContext context{Pooling::mean, 128, ProblemType::regression, "0123456789abcdef", true};
   const TemporaryDirectory directory;
   save_peft(Adapter<float>(with_context(context)), directory.path());
   CHECK(read_peft_config(directory.path()).context == context);
@@ -125,7 +125,8 @@ TEST_CASE("what PEFT has no field for is kept in the tensors' metadata") {
                                                             {"pooling", "mean"},
                                                             {"max_tokens", 128},
                                                             {"problem_type", "regression"},
-                                                            {"base_digest", "0123456789abcdef"}}));
+                                                            {"base_digest", "0123456789abcdef"},
+                                                            {"text_pairs", true}}));
   CHECK_FALSE(adapter_metadata(*with_context({})).contains("fedlora"));
   for (const Pooling pooling : {Pooling::first_token, Pooling::last_token, Pooling::mean})
     CHECK(adapter_context_of(adapter_metadata(*with_context({pooling, 0, {}, {}})), "f").pooling == pooling);
@@ -150,6 +151,7 @@ TEST_CASE("metadata that is not understood is refused by name") {
   check_error<FormatError>(read(R"({"version":1,"pooling":"max"})"), {"field pooling", "cls, last or mean", "'max'"});
   check_error<FormatError>(read(R"({"version":1,"problem_type":"x"})"), {"field problem_type", "'x'"});
   check_error<FormatError>(read(R"({"version":1,"max_tokens":-1})"), {"field max_tokens", "-1"});
+  check_error<FormatError>(read(R"({"version":1,"text_pairs":"both"})"), {"field text_pairs"});
   check_error<FormatError>(read("{}"), {"version"});
   check_error<FormatError>(read("[]"), {"an object"});
   check_error<FormatError>(read("{"), {"JSON"});
@@ -164,6 +166,7 @@ TEST_CASE("a model that reads texts otherwise than the adapter's is told of it, 
     return notes;
   };
   CHECK(notes_for({}).empty());
+  CHECK(notes_for({.text_pairs = true}).empty());  // the file does not say
   CHECK(notes_for({Pooling::mean, 128, ProblemType::single_label, "aa"}).empty());
   const Strings told = notes_for({Pooling::first_token, 64, ProblemType::single_label, "bb"});
   REQUIRE(told.size() == 3);
@@ -188,6 +191,15 @@ TEST_CASE("a model that reads texts otherwise than the adapter's is told of it, 
         notes_for({{}, 0, ProblemType::regression, {}});
       },
       {"metadata problem_type", "regression", "single_label_classification"});
+  for (const bool pairs : {false, true}) {
+    save_peft(Adapter<float>(with_context({.text_pairs = pairs})), directory.path());
+    CHECK(notes_for({.text_pairs = pairs}).empty());
+    const Strings other = notes_for({.text_pairs = !pairs});
+    REQUIRE(other.size() == 1);
+    CHECK(has(other[0], pairs ? "was trained on pairs of texts, here each example has one text"
+                              : "was trained on single texts, here they come in pairs"));
+    CHECK_NOTHROW(load_peft<float>(directory.path(), with_context({.text_pairs = !pairs})));
+  }
 }
 
 }  // namespace fedlora::tests

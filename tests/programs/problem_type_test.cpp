@@ -103,6 +103,34 @@ TEST_CASE("a federation learns numbers of pairs of texts, and is measured by cor
   CHECK(typed.read_json("merged/config.json")["problem_type"] == "regression");
 }
 
+TEST_CASE("an adapter, or what it was merged into, says whether its texts came in pairs") {
+  const Typed typed;
+  const std::string said = " was trained on pairs of texts, here each example has one text";
+  REQUIRE(typed.regression("pairs", {"--rounds", "1"}).status == 0);
+  const auto predict = [&](Typed::Words more, bool pairs) {
+    more.insert(more.end(), {"--file", "pairs.csv", "--text-column", "first"});
+    if (pairs) more.insert(more.end(), {"--text-pair-column", "second"});
+    const Finished run = run_program(typed.scratch.path(), "predict", more);
+    CHECK(run.status == 0);
+    return run.err;
+  };
+  const Typed::Words adapted = {"--model", stories, "--adapter", "pairs/adapter"};
+  CHECK_FALSE(has(predict(adapted, true), "trained on"));
+  CHECK(has(predict(adapted, false), "pairs/adapter" + said));
+
+  REQUIRE(
+      run_program(typed.scratch.path(), "merge", {"--model", stories, "--adapter", "pairs/adapter", "--out", "merged"})
+          .status == 0);
+  CHECK_FALSE(has(predict({"--model", "merged"}, true), "trained on"));
+  CHECK(has(predict({"--model", "merged"}, false), "merged" + said));
+
+  const Finished again = typed.federation("pairs.csv", "again",
+                                          {"--problem-type", "regression", "--text-column", "first", "--label-column",
+                                           "score", "--adapter", "pairs/adapter", "--rounds", "1"});
+  CHECK(again.status == 0);
+  CHECK(has(again.out + again.err, said));
+}
+
 TEST_CASE("several numbers at once, and a run of them that is stopped and goes on") {
   const Typed typed;
   const Typed::Words two = {"--label-column", "score,other"};

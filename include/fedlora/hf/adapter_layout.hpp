@@ -32,7 +32,8 @@ std::shared_ptr<const AdapterLayout> adapter_layout(const Pretrained<Arch, B>& b
   const ClassifierOptions options{.labels = adapter_labels(adapter, base.config().id2label),
                                   .pooling = adapter.context.pooling,
                                   .max_tokens = max_tokens,
-                                  .problem_type = adapter.context.problem_type};
+                                  .problem_type = adapter.context.problem_type,
+                                  .text_pairs = adapter.context.text_pairs};
   return SequenceClassifier<Arch, B>(base, options, adapter.lora).layout();
 }
 

@@ -2,7 +2,7 @@
 // What an adapter needs beside PEFT's fields, in the metadata of its safetensors file: the names of its labels under
 // "id2label", a JSON array of texts, and the rest (`AdapterContext`) under "fedlora", a JSON object
 //
-//   {"version": 1, "pooling": "mean", "max_tokens": 128, "problem_type": "…", "base_digest": "…"}
+//   {"version": 1, "pooling": "mean", "max_tokens": 128, "problem_type": "…", "base_digest": "…", "text_pairs": false}
 //
 // PEFT has no field for any of it: what it knows of the model around an adapter is the class that is loaded first.
 // Fields of ours in adapter_config.json would make it warn of a file from the future, and drop them; the metadata of a
@@ -38,6 +38,7 @@ inline SafetensorsMetadata adapter_metadata(const AdapterLayout& layout) {
   if (context.max_tokens > 0) json["max_tokens"] = context.max_tokens;
   if (context.problem_type) json["problem_type"] = problem_type_name(*context.problem_type);
   if (!context.base_digest.empty()) json["base_digest"] = context.base_digest;
+  if (context.text_pairs) json["text_pairs"] = *context.text_pairs;
   if (json.empty()) return metadata;
   json["version"] = 1;
   metadata.emplace("fedlora", json.dump());
@@ -75,8 +76,9 @@ inline AdapterContext adapter_context_of(const SafetensorsMetadata& metadata, co
     fail<FormatError>(file + ", field version", "1, or a newer fedlora to read it", std::to_string(form));
   for (const auto& [field, value] : json.items())
     if (field != "version" && field != "pooling" && field != "max_tokens" && field != "problem_type" &&
-        field != "base_digest")
-      fail<FormatError>(file + ", field " + field, "version, pooling, max_tokens, problem_type or base_digest",
+        field != "base_digest" && field != "text_pairs")
+      fail<FormatError>(file + ", field " + field,
+                        "version, pooling, max_tokens, problem_type, base_digest or text_pairs",
                         "a field that this version does not know");
   const auto read = [&](const char* field, auto&& of, const char* expected) {
     const auto name = json_get<std::string>(json, field, file);
@@ -92,6 +94,7 @@ inline AdapterContext adapter_context_of(const SafetensorsMetadata& metadata, co
   if (context.max_tokens < 0 || context.max_tokens > (Index{1} << 24))
     fail<FormatError>(file + ", field max_tokens", "a number of tokens", std::to_string(context.max_tokens));
   context.base_digest = json_get_or<std::string>(json, "base_digest", file, "");
+  if (json.contains("text_pairs")) context.text_pairs = json_get<bool>(json, "text_pairs", file);
   return context;
 }
 

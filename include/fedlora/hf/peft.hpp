@@ -178,6 +178,15 @@ inline void refuse_other_context(const AdapterContext& file, const AdapterLayout
                       file.base_digest + ", an adapter for another base");
 }
 
+/// The sentence for an adapter that was trained on pairs of texts and meets single ones, or the other way round; empty
+/// where it is as it was, or not known.
+inline std::string pairs_note(const std::optional<bool>& trained, const std::optional<bool>& here,
+                              const std::string& where) {
+  if (!trained || !here || *trained == *here) return {};
+  return where + (*trained ? " was trained on pairs of texts, here each example has one text"
+                           : " was trained on single texts, here they come in pairs");
+}
+
 /// What the adapter's file and the model disagree about, beside tensors, a sentence each. \throws ConfigError for what
 /// changes the meaning of the numbers.
 inline std::vector<std::string> compare_context(const AdapterContext& file, const AdapterLayout& layout,
@@ -193,6 +202,8 @@ inline std::vector<std::string> compare_context(const AdapterContext& file, cons
   if (file.max_tokens > 0 && here.max_tokens > 0 && file.max_tokens != here.max_tokens)
     notes.push_back(where + " was trained on texts of up to " + std::to_string(file.max_tokens) +
                     " tokens, here they are cut at " + std::to_string(here.max_tokens));
+  if (std::string note = pairs_note(file.text_pairs, here.text_pairs, where); !note.empty())
+    notes.push_back(std::move(note));
   if (is_for_another_base(file, here))
     notes.push_back("warning: " + where + " was trained over a base with digest " + file.base_digest + ", " +
                     layout.base_model + " has " + here.base_digest +

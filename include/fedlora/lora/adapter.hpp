@@ -54,6 +54,7 @@ struct AdapterContext {
   Index max_tokens = 0;                          ///< where texts were cut; 0: not known
   std::optional<ProblemType> problem_type = {};  ///< of a sequence classifier
   std::string base_digest = {};                  ///< `Pretrained::digest` of the base; empty: not known
+  std::optional<bool> text_pairs = {};           ///< whether a sequence classifier's texts came in pairs
 
   friend bool operator==(const AdapterContext&, const AdapterContext&) = default;
 };

@@ -34,6 +34,7 @@ struct ClassifierOptions {
   /// What is predicted, and by which loss. Absent: what config.json says, else numbers for one label and one of the
   /// labels for several, as transformers has it.
   std::optional<ProblemType> problem_type = {};
+  std::optional<bool> text_pairs = {};  ///< whether texts come in pairs: kept with the adapter, no more
 };
 
 /// A sequence classifier: const, shared by all clients and threads. It holds no trainable number; adapters are passed
@@ -64,7 +65,8 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   SequenceClassifier(Pretrained<Arch, B> pretrained, ClassifierOptions options, const LoraConfig& lora)
       : Base(std::move(pretrained), options.max_tokens, options.base_dropout),
         labels_(std::move(options.labels)),
-        pooling_(options.pooling.value_or(base().context.pooling.value_or(Arch::pooling))) {
+        pooling_(options.pooling.value_or(base().context.pooling.value_or(Arch::pooling))),
+        text_pairs_(options.text_pairs) {
     if (labels_.empty()) labels_ = base().config().id2label;
     if (labels_.empty()) labels_ = checkpoint_labels();
     if (labels_.empty() && lora.freeze_head) refuse_without_head("none in either");
@@ -327,6 +329,7 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     AdapterContext context;
     context.pooling = pooling_;
     context.problem_type = problem_type_;
+    context.text_pairs = text_pairs_;
     this->place_adapter(lora, TaskType::sequence_classification, layers, missing, labels_, std::move(context));
     head_ = ClassificationHead<B>(std::move(layers), std::move(frozen));
   }
@@ -423,6 +426,7 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   std::vector<std::string> notes_;
   Pooling pooling_ = Arch::pooling;
   ProblemType problem_type_ = ProblemType::single_label;
+  std::optional<bool> text_pairs_;
   ClassificationHead<B> head_;
 };
 
