@@ -11,6 +11,7 @@
 #include "fedlora/data/table_notes.hpp"
 #include "fedlora/fed/message.hpp"
 #include "fedlora/fed/sampling.hpp"
+#include "fedlora/hf/adapter_metadata.hpp"
 #include "fedlora/report/text_table.hpp"
 
 namespace fedlora::examples {
@@ -122,6 +123,9 @@ std::string introduction(const std::string& machine, const Options& options, con
   for (const std::string& warning : model.base().warnings) text += "warning: " + warning + "\n";
   if (options.adapter.empty() || inputs.lora.freeze_head)
     for (const std::string& note : model.notes()) text += "note: " + note + "\n";
+  const std::string pairs =
+      text_pairs_note(model.base().context.text_pairs, !inputs.train.text_pair.empty(), options.model);
+  if (options.adapter.empty() && !pairs.empty()) text += "note: " + pairs + "\n";
   if (!options.adapter.empty())
     text += "starts from the adapter " + options.adapter + " (rank " + std::to_string(inputs.lora.rank) + ", alpha " +
             Json(inputs.lora.alpha).dump() + (inputs.lora.freeze_head ? ", the base's head)\n" : ", its own head)\n");

@@ -14,6 +14,7 @@
 
 #include "command_line.hpp"
 #include "fedlora/data/table_notes.hpp"
+#include "fedlora/hf/adapter_metadata.hpp"
 #include "fedlora/hf/peft.hpp"
 #include "fedlora/hf/task.hpp"
 #include "fedlora/lora/classifier.hpp"
@@ -92,9 +93,9 @@ Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& opti
   const std::string trained = options.adapter.empty() ? options.model : options.adapter;
   const std::optional<bool> in_pairs =
       (options.adapter_config ? options.adapter_config->context : model->base().context).text_pairs;
-  const auto predict = [=, threads = options.threads](const Table& table, Evaluation* evaluation,
-                                                      std::vector<std::string>& said) {
-    if (std::string note = detail::pairs_note(in_pairs, !table.text_pair.empty(), trained); !note.empty())
+  const auto predict = [model, adapter, trained, in_pairs, threads = options.threads](
+                           const Table& table, Evaluation* evaluation, std::vector<std::string>& said) {
+    if (std::string note = text_pairs_note(in_pairs, !table.text_pair.empty(), trained); !note.empty())
       said.push_back(std::move(note));
     const Dataset data = model->encode(table, threads);
     note_cut_texts(data, model->max_tokens(), said);

@@ -129,6 +129,10 @@ TEST_CASE("an adapter, or what it was merged into, says whether its texts came i
                                            "score", "--adapter", "pairs/adapter", "--rounds", "1"});
   CHECK(again.status == 0);
   CHECK(has(again.out + again.err, said));
+  const Finished anew = typed.federation(
+      "pairs.csv", "anew", {"--model", "merged", "--text-column", "first", "--label-column", "score", "--rounds", "1"});
+  CHECK(anew.status == 0);
+  CHECK(has(anew.out, "note: merged" + said));
 }
 
 TEST_CASE("several numbers at once, and a run of them that is stopped and goes on") {

@@ -98,4 +98,13 @@ inline AdapterContext adapter_context_of(const SafetensorsMetadata& metadata, co
   return context;
 }
 
+/// The sentence for what was trained on pairs of texts and meets single ones, or the other way round; empty where it is
+/// as it was, or not known.
+inline std::string text_pairs_note(const std::optional<bool>& trained, const std::optional<bool>& here,
+                                   const std::string& where) {
+  if (!trained || !here || *trained == *here) return {};
+  return where + (*trained ? " was trained on pairs of texts, here each example has one text"
+                           : " was trained on single texts, here they come in pairs");
+}
+
 }  // namespace fedlora

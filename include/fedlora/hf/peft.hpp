@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fedlora/core/error.hpp"
@@ -178,15 +179,6 @@ inline void refuse_other_context(const AdapterContext& file, const AdapterLayout
                       file.base_digest + ", an adapter for another base");
 }
 
-/// The sentence for an adapter that was trained on pairs of texts and meets single ones, or the other way round; empty
-/// where it is as it was, or not known.
-inline std::string pairs_note(const std::optional<bool>& trained, const std::optional<bool>& here,
-                              const std::string& where) {
-  if (!trained || !here || *trained == *here) return {};
-  return where + (*trained ? " was trained on pairs of texts, here each example has one text"
-                           : " was trained on single texts, here they come in pairs");
-}
-
 /// What the adapter's file and the model disagree about, beside tensors, a sentence each. \throws ConfigError for what
 /// changes the meaning of the numbers.
 inline std::vector<std::string> compare_context(const AdapterContext& file, const AdapterLayout& layout,
@@ -202,7 +194,7 @@ inline std::vector<std::string> compare_context(const AdapterContext& file, cons
   if (file.max_tokens > 0 && here.max_tokens > 0 && file.max_tokens != here.max_tokens)
     notes.push_back(where + " was trained on texts of up to " + std::to_string(file.max_tokens) +
                     " tokens, here they are cut at " + std::to_string(here.max_tokens));
-  if (std::string note = pairs_note(file.text_pairs, here.text_pairs, where); !note.empty())
+  if (std::string note = text_pairs_note(file.text_pairs, here.text_pairs, where); !note.empty())
     notes.push_back(std::move(note));
   if (is_for_another_base(file, here))
     notes.push_back("warning: " + where + " was trained over a base with digest " + file.base_digest + ", " +
@@ -246,10 +238,11 @@ void permute_output_rows(Adapter<T>& adapter, const std::vector<Index>& rows) {
 /// Where the head's labels stand in another order than the layout's, each takes its own row (data/labels.hpp; an
 /// adapter without names of its own has those of the base's config.json). What a person should be told is added to
 /// `notes`, if given: which label became which row where that was not told by names, a base of another digest, another
-/// pooling, texts cut elsewhere. \throws as `read_peft_config`, and FormatError naming tensors that are missing,
-///         unexpected or of another shape, ConfigError when rank and alpha of the file give a module another scale than
-///         the layout does, when the head is for other labels, for embeddings that are not the base's own, and, where
-///         there are no `notes` to say it in, when the adapter pools otherwise or is for another base.
+/// pooling, texts cut elsewhere, pairs of texts or single ones.
+/// \throws as `read_peft_config`, and FormatError naming tensors that are missing, unexpected or of another shape,
+///         ConfigError when rank and alpha of the file give a module another scale than the layout does, when the head
+///         is for other labels, for embeddings that are not the base's own, and, where there are no `notes` to say it
+///         in, when the adapter pools otherwise or is for another base.
 template <class T>
 Adapter<T> load_peft(const FileSet& files, const std::shared_ptr<const AdapterLayout>& layout,
                      std::vector<std::string>* notes = nullptr) {

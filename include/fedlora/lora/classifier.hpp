@@ -34,7 +34,8 @@ struct ClassifierOptions {
   /// What is predicted, and by which loss. Absent: what config.json says, else numbers for one label and one of the
   /// labels for several, as transformers has it.
   std::optional<ProblemType> problem_type = {};
-  std::optional<bool> text_pairs = {};  ///< whether texts come in pairs: kept with the adapter, no more
+  /// Whether texts come in pairs: kept with the adapter, for `load_peft` to compare.
+  std::optional<bool> text_pairs = {};
 };
 
 /// A sequence classifier: const, shared by all clients and threads. It holds no trainable number; adapters are passed
