@@ -40,10 +40,12 @@ Json digests_of_files(const FileSet& model) {
   Json digests = Json::object();
   std::vector<std::string> files(std::begin(detail::tokenizer_file_names), std::end(detail::tokenizer_file_names));
   files.emplace_back("config.json");
-  for (const std::string& file : files) try {
+  for (const std::string& file : files) {
+    try {
       if (const auto bytes = model.open(file)) digests[file] = Sha256().add(bytes->data).hex();
     } catch (const FormatError&) {  // a stand-in for a file; whoever reads it refuses it
     }
+  }
   return digests;
 }
 

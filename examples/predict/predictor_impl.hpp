@@ -14,6 +14,7 @@
 
 #include "command_line.hpp"
 #include "fedlora/data/table_notes.hpp"
+#include "fedlora/hf/adapter_layout.hpp"
 #include "fedlora/hf/adapter_metadata.hpp"
 #include "fedlora/hf/peft.hpp"
 #include "fedlora/hf/task.hpp"
@@ -77,12 +78,10 @@ template <class Arch, class B>
 Predictor make_classifier(Pretrained<Arch, B> base, const PredictorOptions& options, LoraConfig lora) {
   using Model = SequenceClassifier<Arch, B>;
   using T = typename Model::Scalar;
-  ClassifierOptions classifier{.max_tokens = longest_text(options, base.config()), .base_dropout = 0.0};
-  if (options.adapter_config) {
-    classifier.labels = adapter_labels(*options.adapter_config, base.config().id2label);
-    classifier.pooling = options.adapter_config->context.pooling;
-    classifier.problem_type = options.adapter_config->context.problem_type;
-  }
+  ClassifierOptions classifier;
+  if (options.adapter_config) classifier = classifier_options_of(*options.adapter_config, base.config());
+  classifier.max_tokens = longest_text(options, base.config());
+  classifier.base_dropout = 0.0;
   if (!options.pooling.empty()) classifier.pooling = pooling_named(options.pooling).value_or(Arch::pooling);
   if (!options.problem.type.empty()) classifier.problem_type = problem_type_option(options.problem.type);
   const auto model = std::make_shared<const Model>(std::move(base), std::move(classifier), lora);

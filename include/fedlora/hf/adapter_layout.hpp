@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 
-#include "fedlora/core/shape.hpp"
 #include "fedlora/hf/peft_config.hpp"
 #include "fedlora/hf/task.hpp"
 #include "fedlora/io/file.hpp"
@@ -15,8 +15,19 @@
 #include "fedlora/lora/config.hpp"
 #include "fedlora/lora/language_model.hpp"
 #include "fedlora/lora/pretrained.hpp"
+#include "fedlora/nn/config.hpp"
 
 namespace fedlora {
+
+/// The options of the classifier that `adapter` was trained in, as far as its files tell them, over a base of this
+/// configuration.
+inline ClassifierOptions classifier_options_of(const PeftConfig& adapter, const ModelConfig& config) {
+  return {.labels = adapter_labels(adapter, config.id2label),
+          .pooling = adapter.context.pooling,
+          .max_tokens = std::min(adapter.context.max_tokens, config.max_positions),
+          .problem_type = adapter.context.problem_type,
+          .text_pairs = adapter.context.text_pairs};
+}
 
 /// The layout of `adapter` over `base`, as the model that it was trained in has it: labels, pooling and problem type of
 /// its head are those that its metadata keeps, else the base's. `model` are the files that `base` was loaded from.
@@ -25,16 +36,11 @@ template <class Arch, class B>
 std::shared_ptr<const AdapterLayout> adapter_layout(const Pretrained<Arch, B>& base, const FileSet& model,
                                                     const PeftConfig& adapter, const std::string& adapter_directory) {
   const TaskType task = task_of(base, model, adapter, adapter_directory);
-  const Index max_tokens = std::min(adapter.context.max_tokens, base.config().max_positions);
+  ClassifierOptions options = classifier_options_of(adapter, base.config());
   if constexpr (Arch::causal)
     if (task == TaskType::causal_lm)
-      return LanguageModel<Arch, B>(base, {.max_tokens = max_tokens}, adapter.lora).layout();
-  const ClassifierOptions options{.labels = adapter_labels(adapter, base.config().id2label),
-                                  .pooling = adapter.context.pooling,
-                                  .max_tokens = max_tokens,
-                                  .problem_type = adapter.context.problem_type,
-                                  .text_pairs = adapter.context.text_pairs};
-  return SequenceClassifier<Arch, B>(base, options, adapter.lora).layout();
+      return LanguageModel<Arch, B>(base, {.max_tokens = options.max_tokens}, adapter.lora).layout();
+  return SequenceClassifier<Arch, B>(base, std::move(options), adapter.lora).layout();
 }
 
 }  // namespace fedlora
