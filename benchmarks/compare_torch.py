@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same training steps here and in PyTorch + peft, interleaved on one machine.
 
-    python benchmarks/compare_torch.py [--cases LIST] [--threads 1,2] [--rounds N] [--seconds S] [--ours PATH] [--json FILE]
+    python benchmarks/compare_torch.py [--cases LIST] [--threads 1,2] [--arch native,v3,v4,none] [--cap v3|v4]
+                                       [--rounds N] [--seconds S] [--ours PATH] [--json FILE]
 
 A step is forward, backward and AdamW of one batch, float32, all dropouts 0, LoRA r 8 and a trained classification head:
 
@@ -15,14 +16,28 @@ Both sides run whole passes over the same batches until the time is over, at lea
 step. Ours (`fedlora-bench-step`) packs the rows, PyTorch pads them. With 2 threads ours trains two clients at once and
 counts time per step; PyTorch uses both threads for one step. Each runs in a process of its own, in turns, `--rounds` times;
 the table has medians. `roof` is ours over the summed time of the step's frozen base products in the fastest GEMM at hand.
-Memory is the peak resident size of the process. --json writes a line per case and thread count.
+Memory is the peak resident size of the process. --json writes a line per case, arch and thread count.
+
+--arch says what ours is compiled for, and what the libraries may use of the processor. oneDNN (the roof too), PyTorch and
+MKL choose their instructions when they run, so the levels of x86-64 bind them as well, by the environment:
+
+native  fedlora-bench-step as CMake built it, by default with -march=native; the libraries take what they find
+v3      -march=x86-64-v3: AVX2 and FMA, for the libraries too. What a processor without AVX-512 would see of one that has it
+v4      -march=x86-64-v4: AVX-512 and nothing newer, for the libraries too
+none    a plain -O3, which is SSE2; the libraries take what they find, as they do for whoever compiles so
+
+--cap v3 or v4 binds the libraries of `none`: `--arch v3,none --cap v3` is what leaving -march out costs with AVX2. The target
+`step_benchmarks` builds the programs of all. Each program says what it was compiled for and what oneDNN uses, PyTorch says
+what it uses, and a run where that is not what was asked for ends without a table.
 """
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
+import platform
 import statistics
 import subprocess
 import sys
@@ -31,6 +46,31 @@ import warnings
 
 HERE = pathlib.Path(__file__).resolve().parent
 CASES = ("encoder-128", "encoder-sst2", "minilm-sst2", "stories260k")
+ARCHS = ("native", "v3", "v4", "none")
+
+# What a level of x86-64 asks of a processor beyond the level before, in the words of /proc/cpuinfo.
+LEVELS = {"v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"},
+          "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}}
+# How the libraries are bound to it.
+CAPS = {"v3": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+        "v4": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512", "MKL_ENABLE_INSTRUCTIONS": "AVX512"}}
+
+
+class Processor:
+    """This machine's, as /proc/cpuinfo has it."""
+
+    def __init__(self):
+        fields = {}
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+        self.name = fields.get("model name", platform.machine())
+        self.flags = set(fields.get("flags", "").split())
+
+    def lacks(self, level):
+        """What it has not got of a level of x86-64 and those below."""
+        wanted = LEVELS["v3"] | (LEVELS["v4"] if level == "v4" else set())
+        return sorted(wanted - self.flags)
 
 
 # --- one peer process ------------------------------------------------------------------------------------------------
@@ -112,7 +152,7 @@ def peer(case, threads, seconds):
         steps += 1
     elapsed = time.perf_counter() - start
     return {"case": case, "threads": threads, "ms_per_step": 1000 * elapsed / steps, "peak_mib": peak_mib(),
-            "tokens": tokens / steps}
+            "tokens": tokens / steps, "isa": torch.backends.cpu.get_cpu_capability()}
 
 
 def peak_mib():
@@ -124,20 +164,45 @@ def peak_mib():
 
 # --- the comparison --------------------------------------------------------------------------------------------------
 
-def measure(command, threads):
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+def cap_of(arch, cap):
+    """The level that binds the libraries beside ours of `arch`; None where nothing does."""
+    return cap if arch == "none" else arch if arch in CAPS else None
+
+
+def program_of(arch, ours):
+    return pathlib.Path(ours) if arch == "native" else pathlib.Path(f"{ours}-{arch}")
+
+
+def measure(command, threads, cap):
+    bound = {name for settings in CAPS.values() for name in settings}
+    environment = {name: value for name, value in os.environ.items() if name not in bound | {"DNNL_MAX_CPU_ISA"}}
+    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **CAPS.get(cap, {})}
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if result.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))}: exit {result.returncode}")
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def compare(case, threads, arguments):
+def check_levels(arch, cap, program, ours, peer):
+    """Ends the run where a side did not use what was asked for."""
+    said = [(program, "compiled for", ours["compiled_for"], arch if arch in LEVELS else None)]
+    if cap:
+        if ours["gemm"] == "oneDNN":
+            said.append((program, "oneDNN uses", ours["gemm_isa"], CAPS[cap]["ONEDNN_MAX_CPU_ISA"]))
+        said.append(("PyTorch", "uses", peer["isa"].lower(), CAPS[cap]["ATEN_CPU_CAPABILITY"]))
+    for who, what, got, wanted in said:
+        if wanted is not None and got != wanted:
+            raise SystemExit(f"--arch {arch}: {who}: {what} {got}, wanted {wanted}")
+
+
+def compare(case, arch, threads, arguments):
     sides = {"ours": [], "peer": []}
+    cap, program = cap_of(arch, arguments.cap), program_of(arch, arguments.ours)
     common = ["--threads", str(threads), "--seconds", str(arguments.seconds)]
     for _ in range(arguments.rounds):
-        sides["ours"].append(measure([arguments.ours, "--case", case, *common], threads))
-        sides["peer"].append(measure([sys.executable, __file__, "--peer", case, *common], threads))
+        sides["ours"].append(measure([program, "--case", case, *common], threads, cap))
+        sides["peer"].append(measure([sys.executable, __file__, "--peer", case, *common], threads, cap))
+        check_levels(arch, cap, program, sides["ours"][-1], sides["peer"][-1])
 
     def median(side, field):
         values = [run[field] for run in sides[side] if run.get(field) is not None]
@@ -147,45 +212,76 @@ def compare(case, threads, arguments):
     tokens = [median(side, "tokens") for side in sides]
     if abs(tokens[0] - tokens[1]) > 0.02 * tokens[1]:
         print(f"{case}: {tokens[0]:.0f} tokens a step here, {tokens[1]:.0f} there: not the same work", file=sys.stderr)
-    return {"case": case, "threads": threads, "ours_ms": round(ours, 3), "peer_ms": round(theirs, 3),
+    return {"case": case, "arch": arch, "cap": cap, "compiled_for": sides["ours"][0]["compiled_for"], "threads": threads,
+            "ours_ms": round(ours, 3), "peer_ms": round(theirs, 3),
             "ratio": round(ours / theirs, 4), "roof_ratio": roof and round(ours / roof, 4),
             "ours_mib": round(median("ours", "peak_mib"), 1), "peer_mib": round(median("peer", "peak_mib"), 1)}
 
 
-def main():
+def commit():
+    """The checkout's, with `-dirty` where tracked files were changed; None where git cannot tell."""
+    try:
+        return subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+                              check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default=",".join(CASES), help="a comma-separated list (default: all)")
     parser.add_argument("--threads", default="1,2", help="a comma-separated list of thread counts")
+    parser.add_argument("--arch", default="native", help=f"a comma-separated list of {', '.join(ARCHS)} (default: native)")
+    parser.add_argument("--cap", choices=CAPS, help="what the libraries of `none` may use of the processor (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side; medians are reported")
     parser.add_argument("--seconds", type=float, default=10, help="seconds of steps per turn")
-    parser.add_argument("--ours", default=HERE.parent / "build" / "bin" / "fedlora-bench-step")
-    parser.add_argument("--json", help="write a line per case and thread count to this file")
+    parser.add_argument("--ours", default=HERE.parent / "build" / "bin" / "fedlora-bench-step",
+                        help="the program of `native`; the others' names have -v3, -v4 or -none behind it")
+    parser.add_argument("--json", help="write a line per case, arch and thread count to this file")
     parser.add_argument("--peer", choices=CASES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer:
+        return arguments, None
+    for name, known in (("cases", CASES), ("arch", ARCHS)):
+        chosen = getattr(arguments, name).split(",")
+        if unknown := set(chosen) - set(known):
+            parser.error(f"--{name}: unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        setattr(arguments, name, chosen)
+    if arguments.cap and "none" not in arguments.arch:
+        parser.error("--cap binds the libraries of --arch none, which is not asked for; v3 and v4 are their own")
+    processor = Processor()
+    for arch in arguments.arch:
+        level = arch if arch in LEVELS else cap_of(arch, arguments.cap)
+        if level and (lacking := processor.lacks(level)):
+            parser.error(f"--arch {arch}: x86-64-{level} is more than this processor ({processor.name}) has: "
+                         f"no {', '.join(lacking)}")
+        if not (program := program_of(arch, arguments.ours)).exists():
+            parser.error(f"{program} does not exist: build the target step_benchmarks first, or give --ours")
+    return arguments, processor
+
+
+def main():
+    arguments, processor = parse()
+    if arguments.peer:
         print(json.dumps(peer(arguments.peer, int(arguments.threads), arguments.seconds)))
         return 0
-    cases = arguments.cases.split(",")
-    if unknown := set(cases) - set(CASES):
-        parser.error(f"unknown case {', '.join(sorted(unknown))}; known: {', '.join(CASES)}")
-    if not pathlib.Path(arguments.ours).exists():
-        parser.error(f"{arguments.ours} does not exist: build the benchmarks first, or give --ours")
 
     # Not imported here: a child's getrusage counts the memory of the process that started it.
-    print(*(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")), sep=", ", end="; ")
-    print(f"medians of {arguments.rounds} turns of {arguments.seconds:g} s")
-    print("\n| case | threads | ours ms | PyTorch ms | ratio | roof | ours MiB | PyTorch MiB |\n" + 8 * "|---" + "|",
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")]
+    print(f"{', '.join(versions)}, on {processor.name}; medians of {arguments.rounds} turns of {arguments.seconds:g} s"
+          + (f"; the libraries of `none` bound to x86-64-{arguments.cap}" if arguments.cap else ""))
+    print("\n| case | arch | threads | ours ms | PyTorch ms | ratio | roof | ours MiB | PyTorch MiB |\n" + 9 * "|---" + "|",
           flush=True)
+    about = {"processor": processor.name, "commit": commit()}
     lines = []
-    for case in cases:
-        for threads in map(int, arguments.threads.split(",")):
-            row = compare(case, threads, arguments)
-            lines.append(json.dumps(row))
-            roof = "-" if row["roof_ratio"] is None else f"{row['roof_ratio']:.2f}"
-            print(f"| {case} | {threads} | {row['ours_ms']:.1f} | {row['peer_ms']:.1f} | {row['ratio']:.2f} | {roof} | "
-                  f"{row['ours_mib']:.0f} | {row['peer_mib']:.0f} |", flush=True)
-            if arguments.json:
-                pathlib.Path(arguments.json).write_text("\n".join(lines) + "\n")
+    for case, arch, threads in itertools.product(arguments.cases, arguments.arch, map(int, arguments.threads.split(","))):
+        row = compare(case, arch, threads, arguments)
+        lines.append(json.dumps(row | about))
+        roof = "-" if row["roof_ratio"] is None else f"{row['roof_ratio']:.2f}"
+        print(f"| {case} | {arch} | {threads} | {row['ours_ms']:.1f} | {row['peer_ms']:.1f} | {row['ratio']:.2f} | {roof} | "
+              f"{row['ours_mib']:.0f} | {row['peer_mib']:.0f} |", flush=True)
+        if arguments.json:
+            pathlib.Path(arguments.json).write_text("\n".join(lines) + "\n")
     return 0
 
 

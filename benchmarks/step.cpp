@@ -31,6 +31,35 @@ double peak_mib() {
   return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
+/// The level of processor that this file was compiled for: compare_torch.py compares it with what was asked for.
+constexpr const char* compiled_for() {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && \
+    defined(__AVX512VL__)
+  return "v4";
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__BMI2__)
+  return "v3";
+#elif defined(__SSE4_2__) && defined(__POPCNT__)
+  return "v2";
+#elif defined(__x86_64__)
+  return "v1";
+#else
+  return "other";
+#endif
+}
+
+/// What oneDNN's products use of the processor: the words of ONEDNN_MAX_CPU_ISA that compare_torch.py gives it, or the
+/// number of dnnl_cpu_isa_t.
+std::string products_use() {
+#if defined(FEDLORA_HAVE_ONEDNN)
+  const dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+  if (isa == dnnl_cpu_isa_avx2) return "AVX2";
+  if (isa == dnnl_cpu_isa_avx512_core) return "AVX512_CORE";
+  return "isa " + std::to_string(static_cast<int>(isa));
+#else
+  return compiled_for();
+#endif
+}
+
 /// One product of the frozen base.
 struct Product {
   Index m, n, k;
@@ -132,10 +161,10 @@ void run(const std::string& name, const Model& model, const Dataset& data, Index
     roof_rate += 1 / result.roof;
   }
   std::printf(
-      "{\"case\": \"%s\", \"threads\": %d, \"gemm\": \"%s\", \"ms_per_step\": %.4f, \"roof_ms\": %.4f, \"peak_mib\": "
-      "%.1f, "
-      "\"tokens\": %lld}\n",
-      name.c_str(), threads, BestGemm::name, 1000 / rate, 1 / roof_rate, peak, static_cast<long long>(rows));
+      "{\"case\": \"%s\", \"threads\": %d, \"compiled_for\": \"%s\", \"gemm\": \"%s\", \"gemm_isa\": \"%s\", "
+      "\"ms_per_step\": %.4f, \"roof_ms\": %.4f, \"peak_mib\": %.1f, \"tokens\": %lld}\n",
+      name.c_str(), threads, compiled_for(), BestGemm::name, products_use().c_str(), 1000 / rate, 1 / roof_rate, peak,
+      static_cast<long long>(rows));
 }
 
 int bench(int argc, char** argv) {

@@ -21,9 +21,15 @@ target_compile_options(fedlora_program_options INTERFACE -Wall -Wextra
 # "literal" + std::string (its bug 105651).
 target_compile_options(fedlora_program_options INTERFACE
   "$<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized;-Wno-maybe-uninitialized;-Wno-restrict>")
-if(FEDLORA_NATIVE) # in files for nvcc too: of an inline function that both hold, the linker takes either
-  target_compile_options(fedlora_program_options INTERFACE -march=native)
+# A target's property FEDLORA_MARCH is its -march; `none` is what the compiler takes by itself. Where a target says nothing,
+# FEDLORA_NATIVE does: in files for nvcc too, since of an inline function that both hold, the linker takes either.
+set(march "$<TARGET_PROPERTY:FEDLORA_MARCH>")
+if(FEDLORA_NATIVE)
+  set(march "$<IF:$<BOOL:${march}>,${march},native>")
 endif()
+target_compile_options(fedlora_program_options INTERFACE
+  "$<$<NOT:$<OR:$<STREQUAL:${march},>,$<STREQUAL:${march},none>>>:-march=${march}>")
+unset(march)
 if(FEDLORA_SANITIZE)
   list(JOIN FEDLORA_SANITIZE "," sanitizers)
   target_compile_options(fedlora_program_options INTERFACE
