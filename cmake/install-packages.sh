@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs what is missing, with apt, as root or through sudo.   install-packages.sh [programs] [tests] [benchmarks] [checks]
+# Installs what is missing, with apt, as root or through sudo.   install-packages.sh [programs] [tests] [benchmarks] [checks] [aarch64]
 #   programs    to build the programs of examples/      tests       and the tests
 #   benchmarks  and the benchmarks                      checks      and what .ci/run uses beside
+#   aarch64     to compile for 64-bit Arm and run it here (cmake/aarch64-linux-gnu.cmake)
 set -eu
 
 packages='g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libutf8proc-dev libdnnl-dev libcli11-dev libssl-dev'
@@ -12,6 +13,7 @@ for group in "$@"; do
     tests) packages="$packages doctest-dev" ;;
     benchmarks) packages="$packages libbenchmark-dev" ;;
     checks) packages="$packages doctest-dev libbenchmark-dev clang libclang-rt-14-dev ccache python3 python3-pip xz-utils" ;;
+    aarch64) packages="$packages g++-aarch64-linux-gnu qemu-user" ;;
     *) echo "install-packages.sh: unknown group $group" >&2; exit 2 ;;
   esac
 done

@@ -38,15 +38,14 @@ Dataset answered(ProblemType type, Index outputs) {
 
 template <class Arch, class T>
 void check_problem_types(const std::string& family) {
-  using B = CpuBackend<T>;
   const Golden golden(family, "problem_types/" + family + ".json", "problem_types/" + family + ".safetensors");
-  const auto base = golden.base<Arch, B>();
+  const auto base = golden.base<Arch, CpuBackend<T>>();
   for (const std::string name : {"regression", "regression3", "multi_label4"}) {
     CAPTURE(name);
     const Json& c = golden.cases["cases"][name];
     ClassifierOptions options{.labels = names_of(c["num_labels"].get<Index>()), .base_dropout = 0.0};
     if (name != "regression") options.problem_type = problem_type_of(c["problem_type"].get<std::string>());
-    const SequenceClassifier<Arch, B> model(base, options, golden.lora(name));
+    const SequenceClassifier<Arch, CpuBackend<T>> model(base, options, golden.lora(name));
     CHECK(problem_type_name(model.problem_type()) == c["problem_type"].get<std::string>());
     CHECK(model.layout()->context.problem_type == model.problem_type());
     const Dataset data = golden.dataset(name);
