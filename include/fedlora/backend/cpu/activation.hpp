@@ -9,7 +9,7 @@
 #include "fedlora/backend/rare_activation.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora::cpu {
+namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 
 /// f(x) and f'(x) of one vector. `function` is Function, or any of the rare ones where Function is one.
 template <Activation Function, class T>
@@ -139,4 +139,4 @@ void gated_backward(Activation activation, MatrixView<const T> gate, MatrixView<
   });
 }
 
-}  // namespace fedlora::cpu
+}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over packed rows, bidirectional or causal, with grouped-query heads: softmax(q kᵀ · scale) v for each
-// sequence and head. Four queries at a time see all keys of their sequence, so memory is linear in its length; nothing
-// of it is kept, backward computes the probabilities again (Dao et al. 2022, arXiv 2205.14135, section 3.1).
+// sequence and head. A block of queries at a time sees all keys of its sequence, so memory is linear in its length;
+// nothing of it is kept, backward computes the probabilities again (Dao et al. 2022, arXiv 2205.14135, section 3.1).
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -13,116 +12,67 @@
 #include "fedlora/backend/cpu/arena.hpp"
 #include "fedlora/backend/cpu/dropout.hpp"
 #include "fedlora/backend/cpu/lanes.hpp"
+#include "fedlora/backend/cpu/tile.hpp"
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/random.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora::cpu {
+namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 namespace attention_detail {
 
-inline constexpr int query_block = 4;
+/// Queries whose scores exist at the same time.
+inline constexpr Index query_block = 32;
 
-/// out[r][0 … C lanes) = Σ_k left[r][k] · right[k][0 … C lanes), for R rows at once.
-template <int R, int C, class T>
-[[gnu::always_inline]] inline void product_tile(const T* left, Index left_stride, const T* right, Index right_stride,
-                                                Index inner, T* out, Index out_stride) {
-  Lanes<T> sums[R][C] = {};
-  for (Index k = 0; k < inner; ++k) {
-    Lanes<T> values[C];
-    for (int c = 0; c < C; ++c) load<T>(values[c], right + k * right_stride + c * lane_count<T>);
-    for (int r = 0; r < R; ++r) {
-      const T factor = left[r * left_stride + k];
-      for (int c = 0; c < C; ++c) sums[r][c] += values[c] * factor;
-    }
-  }
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) store<T>(sums[r][c], out + r * out_stride + c * lane_count<T>);
-}
-
-/// out (R, width) = left (R, inner) · right (inner, width); `width` is a multiple of the lanes.
-template <int R, class T>
-void product(const T* left, Index left_stride, const T* right, Index right_stride, Index inner, Index width, T* out,
-             Index out_stride) {
-  constexpr Index lanes = lane_count<T>;
-  Index column = 0;
-  for (; column + 4 * lanes <= width; column += 4 * lanes)
-    product_tile<R, 4>(left, left_stride, right + column, right_stride, inner, out + column, out_stride);
-  for (; column + 2 * lanes <= width; column += 2 * lanes)
-    product_tile<R, 2>(left, left_stride, right + column, right_stride, inner, out + column, out_stride);
-  for (; column < width; column += lanes)
-    product_tile<R, 1>(left, left_stride, right + column, right_stride, inner, out + column, out_stride);
-}
-
-/// sums[j][0 … C lanes) += Σ_r weights[r][j] · rows[r][0 … C lanes), for every j < count.
-template <int R, int C, class T>
-[[gnu::always_inline]] inline void outer_tile(const T* weights, Index weights_stride, Index count, const T* rows,
-                                              Index rows_stride, T* sums, Index sums_stride) {
-  Lanes<T> values[R][C];
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) load<T>(values[r][c], rows + r * rows_stride + c * lane_count<T>);
-  for (Index j = 0; j < count; ++j) {
-    Lanes<T> total[C];
-    for (int c = 0; c < C; ++c) load<T>(total[c], sums + j * sums_stride + c * lane_count<T>);
-    for (int r = 0; r < R; ++r) {
-      const T factor = weights[r * weights_stride + j];
-      for (int c = 0; c < C; ++c) total[c] += values[r][c] * factor;
-    }
-    for (int c = 0; c < C; ++c) store<T>(total[c], sums + j * sums_stride + c * lane_count<T>);
-  }
-}
-
-template <int R, class T>
-void outer(const T* weights, Index weights_stride, Index count, const T* rows, Index rows_stride, Index width, T* sums,
-           Index sums_stride) {
-  constexpr Index lanes = lane_count<T>;
-  Index column = 0;
-  for (; column + 2 * lanes <= width; column += 2 * lanes)
-    outer_tile<R, 2>(weights, weights_stride, count, rows + column, rows_stride, sums + column, sums_stride);
-  for (; column < width; column += lanes)
-    outer_tile<R, 1>(weights, weights_stride, count, rows + column, rows_stride, sums + column, sums_stride);
-}
-
+/// `size` scalars from one place to another, a few vectors as a rule.
 template <class T>
-Index padded(Index size) {
-  return (size + lane_count<T> - 1) / lane_count<T> * lane_count<T>;
+[[gnu::always_inline]] inline void copy_short(const T* from, Index size, T* to) {
+  Index i = 0;
+  for (; i + narrow_count<T> <= size; i += narrow_count<T>) {
+    NarrowLanes<T> lanes;
+    load(lanes, from + i);
+    store(lanes, to + i);
+  }
+  for (; i < size; ++i) to[i] = from[i];
 }
 
-/// Rows of one head, contiguous and padded with zeros: (rows, padded(head_dim)), times `scale`.
+/// Rows of one head, contiguous and padded with zeros: (rows, padded(head_dim)).
 template <class T>
-void gather_head(MatrixView<const T> from, Index begin, Index end, Index column, Index head_dim, T scale, T* to) {
+void gather_head(const MatrixView<const T>& from, Index begin, Index end, Index column, Index head_dim, T* to) {
   const Index width = padded<T>(head_dim);
-  for (Index i = begin; i < end; ++i) {
-    const T* row = from.row(i) + column;
-    T* out = to + (i - begin) * width;
-    for (Index d = 0; d < head_dim; ++d) out[d] = row[d] * scale;
-    for (Index d = head_dim; d < width; ++d) out[d] = T(0);
+  for (Index i = begin; i < end; ++i, to += width) {
+    copy_short(from.row(i) + column, head_dim, to);
+    for (Index d = head_dim; d < width; ++d) to[d] = T(0);
   }
 }
 
-/// The same transposed: (head_dim, padded(rows)).
+/// The same transposed: (head_dim, padded(rows)), with rows of `stride`.
 template <class T>
-void gather_head_transposed(MatrixView<const T> from, Index begin, Index end, Index column, Index head_dim, T* to) {
+void gather_head_transposed(const MatrixView<const T>& from, Index begin, Index end, Index column, Index head_dim,
+                            T* to, Index stride) {
+  using V = NarrowLanes<T>;
+  constexpr Index block = narrow_count<T>;
   const Index count = end - begin;
-  const Index width = padded<T>(count);
-  for (Index j = 0; j < count; ++j) {
-    const T* row = from.row(begin + j) + column;
-    for (Index d = 0; d < head_dim; ++d) to[d * width + j] = row[d];
+  Index j = 0;
+  for (; j + block <= count; j += block) {
+    Index d = 0;
+    for (; d + block <= head_dim; d += block) {
+      V rows[block];
+      const T* const at = from.row(begin + j) + column + d;
+      each<block>([&](auto r) __attribute__((always_inline)) { load(rows[r], at + r * from.stride); });
+      transpose(rows);
+      each<block>([&](auto r) __attribute__((always_inline)) { store(rows[r], to + (d + r) * stride + j); });
+    }
+    for (; d < head_dim; ++d)
+      for (Index r = 0; r < block; ++r) to[d * stride + j + r] = from(begin + j + r, column + d);
   }
-  for (Index d = 0; d < head_dim; ++d) std::fill(to + d * width + count, to + (d + 1) * width, T(0));
+  for (const Index behind = padded<T>(count); j < behind; ++j)
+    for (Index d = 0; d < head_dim; ++d) to[d * stride + j] = j < count ? from(begin + j, column + d) : T(0);
 }
 
 template <class T>
-void scatter_head(const T* from, Index begin, Index end, Index column, Index head_dim, T scale, bool accumulate,
-                  MatrixView<T> to) {
+void scatter_head(const T* from, Index begin, Index end, Index column, Index head_dim, const MatrixView<T>& to) {
   const Index width = padded<T>(head_dim);
-  for (Index i = begin; i < end; ++i) {
-    const T* row = from + (i - begin) * width;
-    T* out = to.row(i) + column;
-    if (accumulate)
-      for (Index d = 0; d < head_dim; ++d) out[d] += row[d] * scale;
-    else
-      for (Index d = 0; d < head_dim; ++d) out[d] = row[d] * scale;
-  }
+  for (Index i = begin; i < end; ++i, from += width) copy_short(from, head_dim, to.row(i) + column);
 }
 
 /// How many keys query `i` of the sequence sees. Without `positions` the queries are all rows of the sequence, in
@@ -135,98 +85,251 @@ inline Index visible_keys(const AttentionShape& shape, const AttentionSpan& span
                          (positions != nullptr ? positions[span.query_begin + i] : static_cast<std::int32_t>(i)) + 1);
 }
 
-/// scores[0 … visible) → probabilities, zeros up to `width`. What lies behind `visible` is masked vector by vector:
-/// scalar stores in front of a vector load would stall it.
+/// One row of scores: those of the first `visible` keys to exp(score - top), all others up to `width` to zero. Returns
+/// their sum by lanes.
 template <class T>
-void softmax_row(T* scores, Index visible, Index width) {
-  constexpr T lowest = -std::numeric_limits<T>::infinity();
-  Lanes<T> behind;  // of each lane: how far it lies behind the last visible key
-  for (Index lane = 0; lane < lane_count<T>; ++lane) behind[lane] = static_cast<T>(lane - visible);
+[[gnu::always_inline]] inline void exp_row(T* scores, T top, Index visible, Index width, Lanes<T>& total) {
+  constexpr Index lanes = lane_count<T>;
   const Lanes<T> zero{};  // named, see exp_lanes
-  const Lanes<T> unseen = zero + lowest;
-  Lanes<T> tops = unseen;
-  for (Index j = 0; j < width; j += lane_count<T>) {
+  total = zero;
+  Index j = 0;
+  for (; j + lanes <= visible; j += lanes) {
     Lanes<T> values;
-    load<T>(values, scores + j);
-    values = behind + static_cast<T>(j) >= zero ? unseen : values;
-    tops = values > tops ? values : tops;
-  }
-  const T top = max_lanes<T>(tops);
-  Lanes<T> total{};
-  for (Index j = 0; j < width; j += lane_count<T>) {
-    Lanes<T> values;
-    load<T>(values, scores + j);
+    load(values, scores + j);
     values -= top;
     exp_lanes(values);
-    values = behind + static_cast<T>(j) >= zero ? zero : values;
     total += values;
-    store<T>(values, scores + j);
+    store(values, scores + j);
   }
-  const T inverse = T(1) / sum_lanes<T>(total);
-  for (Index j = 0; j < width; j += lane_count<T>) {
-    Lanes<T> values;
-    load<T>(values, scores + j);
-    values *= inverse;
-    store<T>(values, scores + j);
+  if (j < visible) {
+    Lanes<T> values, place;
+    load(values, scores + j);
+    count_up(place);
+    values = place < static_cast<T>(visible - j) ? values - top : zero;
+    exp_lanes(values);
+    values = place < static_cast<T>(visible - j) ? values : zero;
+    total += values;
+    store(values, scores + j);
+    j += lanes;
   }
+  for (; j < width; j += lanes) store(zero, scores + j);
 }
 
-/// From probabilities and their gradients to gradients of the scores: g ← p ∘ (g - Σ p g).
+/// `Rows` rows of scores → exp(score - largest) and, of each row, 1 / its sum; the probabilities are their product. Zero
+/// behind the keys that a query sees.
+template <int Rows, class T>
+void softmax_rows(T* scores, Index width, const Index* visible, T* inverses) {
+  constexpr Index lanes = lane_count<T>;
+  const Lanes<T> zero{};
+  const Lanes<T> lowest = zero - std::numeric_limits<T>::infinity();
+  Lanes<T> tops[Rows];
+  each<Rows>([&](auto r) __attribute__((always_inline)) { tops[r] = lowest; });
+  Index seen_by_all = visible[0];
+  each<Rows>([&](auto r) __attribute__((always_inline)) { seen_by_all = std::min(seen_by_all, visible[r]); });
+  Index j = 0;
+  for (; j + lanes <= seen_by_all; j += lanes)
+    each<Rows>([&](auto r) __attribute__((always_inline)) {
+      Lanes<T> values;
+      load(values, scores + r * width + j);
+      tops[r] = values > tops[r] ? values : tops[r];
+    });
+  Lanes<T> place;
+  count_up(place);
+  for (; j < width; j += lanes)
+    each<Rows>([&](auto r) __attribute__((always_inline)) {
+      Lanes<T> values;
+      load(values, scores + r * width + j);
+      values = place < static_cast<T>(visible[r] - j) ? values : lowest;
+      tops[r] = values > tops[r] ? values : tops[r];
+    });
+  T top[Rows];
+  max_each(tops, top);
+  each<Rows>([&](auto r) __attribute__((always_inline)) {
+    exp_row(scores + r * width, top[r], visible[r], width, tops[r]);
+  });
+  T sums[Rows];
+  sum_each(tops, sums);
+  for (int r = 0; r < Rows; ++r) inverses[r] = T(1) / sums[r];
+}
+
+/// From p̃ = p · sum and gradients g of the probabilities p to gradients of the scores, in place of g:
+/// p ∘ (g - Σ p g).
+template <int Rows, class T>
+void softmax_rows_backward(const T* scores, T* gradients, Index width, const T* inverses) {
+  constexpr Index lanes = lane_count<T>;
+  Lanes<T> totals[Rows] = {};
+  for (Index j = 0; j < width; j += lanes)
+    each<Rows>([&](auto r) __attribute__((always_inline)) {
+      Lanes<T> p, g;
+      load(p, scores + r * width + j);
+      load(g, gradients + r * width + j);
+      totals[r] += p * g;
+    });
+  T sums[Rows];
+  sum_each(totals, sums);
+  each<Rows>([&](auto r) __attribute__((always_inline)) {
+    const T inverse = inverses[r];
+    const T mean = sums[r] * inverse;
+    for (Index j = 0; j < width; j += lanes) {
+      Lanes<T> p, g;
+      load(p, scores + r * width + j);
+      load(g, gradients + r * width + j);
+      g = p * inverse * (g - mean);
+      store(g, gradients + r * width + j);
+    }
+  });
+}
+
+/// body(Rows, row) over `rows` rows, four at a time and then one by one.
+template <class Body>
+[[gnu::always_inline]] inline void for_row_groups(Index rows, Body&& body) {
+  Index row = 0;
+  for (; row + 4 <= rows; row += 4) body(std::integral_constant<int, 4>{}, row);
+  for (; row < rows; ++row) body(std::integral_constant<int, 1>{}, row);
+}
+
+/// One sequence and head.
 template <class T>
-void softmax_row_backward(const T* probabilities, T* gradients, Index width) {
-  Lanes<T> total{};
-  const T* const inputs[2] = {probabilities, gradients};
-  T* const outputs[2] = {nullptr, gradients};
-  T* const nowhere[2] = {nullptr, nullptr};
-  for_lanes<T>(width, inputs, nowhere, [&](Lanes<T>(&v)[2], Index) { total += v[0] * v[1]; });
-  const T sum = sum_lanes<T>(total);
-  for_lanes<T>(width, inputs, outputs, [&](Lanes<T>(&v)[2], Index) { v[1] = v[0] * (v[1] - sum); });
+struct Head {
+  const AttentionShape& shape;
+  const AttentionSpan& span;
+  Dropout dropout;
+  Index head = 0;
+  const std::int32_t* positions = nullptr;
+  const std::int32_t* row_numbers = nullptr;
+  Index stride = 0;  ///< of rows of scores: room for whole vectors
+};
+
+/// A block of a head's queries: which, and the keys that each sees.
+struct QueryBlock {
+  Index first = 0, count = 0;
+  Index visible[query_block] = {};
+  Index keys = 0;  ///< the most that one of them sees
+
+  template <class T>
+  QueryBlock(const Head<T>& head, Index first_, Index count_) : first(first_), count(count_) {
+    for (Index i = 0; i < count; ++i) {
+      visible[i] = visible_keys(head.shape, head.span, head.positions, first + i);
+      keys = std::max(keys, visible[i]);
+    }
+  }
+};
+
+/// to[i] ← dropout of from[i] over a block's rows of probabilities.
+template <class T>
+void drop_scores(const Head<T>& head, const QueryBlock& block, T* scores) {
+  for (Index i = 0; i < block.count; ++i)
+    dropout_row(head.dropout, static_cast<std::uint32_t>(head.row_numbers[head.span.query_begin + block.first + i]),
+                static_cast<std::uint32_t>(head.head), block.keys, scores + i * head.stride, scores + i * head.stride);
 }
 
-template <int R, class T>
-void forward_queries(const AttentionShape& shape, const AttentionSpan& span, const Dropout& dropout, Index head,
-                     Index first, const T* q, const T* kt, const T* v, const std::int32_t* positions,
-                     const std::int32_t* row_numbers, T* scores, T* out) {
-  const Index keys = span.key_end - span.key_begin;
-  const Index width = padded<T>(keys);
-  const Index dim = padded<T>(shape.head_dim);
-  product<R>(q + first * dim, dim, kt, width, shape.head_dim, width, scores, width);
-  for (int r = 0; r < R; ++r) {
-    const Index i = first + r;
-    T* row = scores + r * width;
-    softmax_row(row, visible_keys(shape, span, positions, i), width);
-    if (dropout)
-      dropout_row(dropout, static_cast<std::uint32_t>(row_numbers[span.query_begin + i]),
-                  static_cast<std::uint32_t>(head), keys, row, row);
-  }
-  product<R>(scores, width, v, dim, keys, dim, out + first * dim, dim);
+/// scores = q kᵀ · scale, then exp(score - largest) and the sums' inverses.
+template <class T>
+void block_scores(const Head<T>& head, const QueryBlock& block, const T* q, Index q_stride, const T* kt, T* scores,
+                  T* inverses) {
+  multiply_small<Left::rows>(SmallProduct<T>{.left = q + block.first * q_stride,
+                                             .left_stride = q_stride,
+                                             .right = kt,
+                                             .right_stride = head.stride,
+                                             .inner = head.shape.head_dim,
+                                             .out = scores,
+                                             .out_stride = head.stride,
+                                             .scale = static_cast<T>(head.shape.scale)},
+                             block.count, padded<T>(block.keys));
+  for_row_groups(block.count, [&](auto rows, Index i) __attribute__((always_inline)) {
+    softmax_rows<rows()>(scores + i * head.stride, head.stride, block.visible + i, inverses + i);
+  });
 }
 
-template <int R, class T>
-void backward_queries(const AttentionShape& shape, const AttentionSpan& span, const Dropout& dropout, Index head,
-                      Index first, const T* q, const T* kt, const T* k, const T* vt, const T* d_out,
-                      const std::int32_t* positions, const std::int32_t* row_numbers, T* p, T* dp, T* dq, T* dk,
-                      T* dv) {
-  const Index keys = span.key_end - span.key_begin;
-  const Index width = padded<T>(keys);
-  const Index dim = padded<T>(shape.head_dim);
-  product<R>(q + first * dim, dim, kt, width, shape.head_dim, width, p, width);
-  product<R>(d_out + first * dim, dim, vt, width, shape.head_dim, width, dp, width);
-  for (int r = 0; r < R; ++r) {
-    const Index i = first + r;
-    T* probabilities = p + r * width;
-    T* gradients = dp + r * width;
-    softmax_row(probabilities, visible_keys(shape, span, positions, i), width);
-    const auto row_number = static_cast<std::uint32_t>(dropout ? row_numbers[span.query_begin + i] : 0);
-    if (dropout)
-      dropout_row(dropout, row_number, static_cast<std::uint32_t>(head), keys, gradients, gradients);
-    softmax_row_backward(probabilities, gradients, width);
-    if (dropout)
-      dropout_row(dropout, row_number, static_cast<std::uint32_t>(head), keys, probabilities, probabilities);
-  }
-  product<R>(dp, width, k, dim, keys, dim, dq + first * dim, dim);
-  outer<R>(dp, width, keys, q + first * dim, dim, dim, dk, dim);
-  outer<R>(p, width, keys, d_out + first * dim, dim, dim, dv, dim);
+/// out = probabilities · v for a block.
+template <class T>
+void forward_block(const Head<T>& head, const QueryBlock& block, const T* q, Index q_stride, const T* kt, const T* v,
+                   T* scores, T* out) {
+  const Index dim = padded<T>(head.shape.head_dim);
+  T inverses[query_block];
+  block_scores(head, block, q, q_stride, kt, scores, inverses);
+  if (head.dropout) drop_scores(head, block, scores);
+  multiply_small<Left::rows>(SmallProduct<T>{.left = scores,
+                                             .left_stride = head.stride,
+                                             .right = v,
+                                             .right_stride = dim,
+                                             .inner = block.keys,
+                                             .out = out + block.first * dim,
+                                             .out_stride = dim,
+                                             .row_scales = inverses},
+                             block.count, dim);
+}
+
+/// The operands of a head's backward pass, contiguous: rows of padded(head_dim), transposed ones of `stride`.
+template <class T>
+struct BackwardOperands {
+  const T *q, *d_out, *k, *kt, *vt;
+  T *p, *dp, *dq, *dk, *dv;
+};
+
+template <class T>
+void backward_block(const Head<T>& head, const QueryBlock& block, const BackwardOperands<T>& at) {
+  const Index stride = head.stride;
+  const Index dim = padded<T>(head.shape.head_dim);
+  const T* const q = at.q + block.first * dim;
+  const T* const d_out = at.d_out + block.first * dim;
+  const T scale = static_cast<T>(head.shape.scale);
+  T inverses[query_block];
+  block_scores(head, block, at.q, dim, at.kt, at.p, inverses);
+  multiply_small<Left::rows>(SmallProduct<T>{.left = d_out,
+                                             .left_stride = dim,
+                                             .right = at.vt,
+                                             .right_stride = stride,
+                                             .inner = head.shape.head_dim,
+                                             .out = at.dp,
+                                             .out_stride = stride},
+                             block.count, padded<T>(block.keys));
+  for (Index i = 0; i < block.count; ++i)
+    for (Index j = padded<T>(block.keys); j < stride; j += narrow_count<T>)
+      store(NarrowLanes<T>{}, at.dp + i * stride + j);
+  if (head.dropout) drop_scores(head, block, at.dp);
+  for_row_groups(block.count, [&](auto rows, Index i) __attribute__((always_inline)) {
+    softmax_rows_backward<rows()>(at.p + i * stride, at.dp + i * stride, stride, inverses + i);
+  });
+  if (head.dropout) drop_scores(head, block, at.p);
+  for (Index i = 0; i < block.count; ++i)
+    for (Index j = 0; j < stride; j += lane_count<T>) {
+      Lanes<T> values;
+      load(values, at.p + i * stride + j);
+      values *= inverses[i];
+      store(values, at.p + i * stride + j);
+    }
+
+  multiply_small<Left::rows>(SmallProduct<T>{.left = at.dp,
+                                             .left_stride = stride,
+                                             .right = at.k,
+                                             .right_stride = dim,
+                                             .inner = block.keys,
+                                             .out = at.dq + block.first * dim,
+                                             .out_stride = dim,
+                                             .scale = scale},
+                             block.count, dim);
+  SmallProduct<T> gathered{.left = at.dp,
+                           .left_stride = stride,
+                           .right = q,
+                           .right_stride = dim,
+                           .inner = block.count,
+                           .out = at.dk,
+                           .out_stride = dim,
+                           .into = Into::add,
+                           .scale = scale};
+  multiply_small<Left::columns>(gathered, block.keys, dim);
+  gathered.left = at.p;
+  gathered.right = d_out;
+  gathered.out = at.dv;
+  gathered.scale = T(1);
+  multiply_small<Left::columns>(gathered, block.keys, dim);
+}
+
+/// The smallest multiple of whole vectors that holds `size`.
+template <class T>
+constexpr Index whole_vectors(Index size) {
+  return (size + lane_count<T> - 1) / lane_count<T> * lane_count<T>;
 }
 
 }  // namespace attention_detail
@@ -240,31 +343,26 @@ void attention_forward(const AttentionShape& shape, std::span<const AttentionSpa
                        const std::int32_t* row_numbers, MatrixView<T> out, Arena<T>& arena) {
   using namespace attention_detail;
   const Index group = shape.heads / shape.kv_heads;
-  const Index dim = padded<T>(shape.head_dim);
+  const Index head_dim = shape.head_dim;
+  const Index dim = padded<T>(head_dim);
   for (const AttentionSpan& span : spans) {
-    const Dropout dropout = attention_dropout(span, shape.layer);
     const Index queries = span.query_end - span.query_begin;
     const Index keys = span.key_end - span.key_begin;
+    Head<T> head{shape, span, attention_dropout(span, shape.layer), 0, positions, row_numbers, whole_vectors<T>(keys)};
     const auto scope = arena.scope();
-    T* kt = arena.take(shape.head_dim * padded<T>(keys));
+    T* kt = arena.take(head_dim * head.stride);
     T* values = arena.take(keys * dim);
-    T* q_head = arena.take(queries * dim);
     T* result = arena.take(queries * dim);
-    T* scores = arena.take(query_block * padded<T>(keys));
+    T* scores = arena.take(std::min(queries, query_block) * head.stride);
     for (Index kv = 0; kv < shape.kv_heads; ++kv) {
-      gather_head_transposed(k, span.key_begin, span.key_end, kv * shape.head_dim, shape.head_dim, kt);
-      gather_head(v, span.key_begin, span.key_end, kv * shape.head_dim, shape.head_dim, T(1), values);
-      for (Index head = kv * group; head < (kv + 1) * group; ++head) {
-        gather_head(q, span.query_begin, span.query_end, head * shape.head_dim, shape.head_dim,
-                    static_cast<T>(shape.scale), q_head);
-        Index i = 0;
-        for (; i + query_block <= queries; i += query_block)
-          forward_queries<query_block>(shape, span, dropout, head, i, q_head, kt, values, positions, row_numbers,
-                                       scores, result);
-        for (; i < queries; ++i)
-          forward_queries<1>(shape, span, dropout, head, i, q_head, kt, values, positions, row_numbers, scores,
-                             result);
-        scatter_head(result, span.query_begin, span.query_end, head * shape.head_dim, shape.head_dim, T(1), false, out);
+      gather_head_transposed(k, span.key_begin, span.key_end, kv * head_dim, head_dim, kt, head.stride);
+      gather_head(v, span.key_begin, span.key_end, kv * head_dim, head_dim, values);
+      for (head.head = kv * group; head.head < (kv + 1) * group; ++head.head) {
+        const T* const head_q = q.row(span.query_begin) + head.head * head_dim;
+        for (Index i = 0; i < queries; i += query_block)
+          forward_block(head, QueryBlock(head, i, std::min(query_block, queries - i)), head_q, q.stride, kt, values,
+                        scores, result);
+        scatter_head(result, span.query_begin, span.query_end, head.head * head_dim, head_dim, out);
       }
     }
   }
@@ -278,44 +376,40 @@ void attention_backward(const AttentionShape& shape, std::span<const AttentionSp
                         MatrixView<T> dv, Arena<T>& arena) {
   using namespace attention_detail;
   const Index group = shape.heads / shape.kv_heads;
-  const Index dim = padded<T>(shape.head_dim);
+  const Index head_dim = shape.head_dim;
+  const Index dim = padded<T>(head_dim);
   for (const AttentionSpan& span : spans) {
-    const Dropout dropout = attention_dropout(span, shape.layer);
     const Index queries = span.query_end - span.query_begin;
     const Index keys = span.key_end - span.key_begin;
+    Head<T> head{shape, span, attention_dropout(span, shape.layer), 0, positions, row_numbers, whole_vectors<T>(keys)};
     const auto scope = arena.scope();
-    T* kt = arena.take(shape.head_dim * padded<T>(keys));
-    T* vt = arena.take(shape.head_dim * padded<T>(keys));
-    T* k_head = arena.take(keys * dim);
-    T* q_head = arena.take(queries * dim);
-    T* d_out_head = arena.take(queries * dim);
-    T* dq_head = arena.take(queries * dim);
-    T* dk_head = arena.take(keys * dim);
-    T* dv_head = arena.take(keys * dim);
-    T* p = arena.take(query_block * padded<T>(keys));
-    T* dp = arena.take(query_block * padded<T>(keys));
+    T* const kt = arena.take(head_dim * head.stride);
+    T* const vt = arena.take(head_dim * head.stride);
+    T* const k_head = arena.take(keys * dim);
+    T* const q_head = arena.take(queries * dim);
+    T* const d_out_head = arena.take(queries * dim);
+    T* const dq_head = arena.take(queries * dim);
+    T* const dk_head = arena.take(keys * dim);
+    T* const dv_head = arena.take(keys * dim);
+    T* const p = arena.take(std::min(queries, query_block) * head.stride);
+    T* const dp = arena.take(std::min(queries, query_block) * head.stride);
+    const BackwardOperands<T> operands{q_head, d_out_head, k_head, kt, vt, p, dp, dq_head, dk_head, dv_head};
     for (Index kv = 0; kv < shape.kv_heads; ++kv) {
-      gather_head_transposed(k, span.key_begin, span.key_end, kv * shape.head_dim, shape.head_dim, kt);
-      gather_head_transposed(v, span.key_begin, span.key_end, kv * shape.head_dim, shape.head_dim, vt);
-      gather_head(k, span.key_begin, span.key_end, kv * shape.head_dim, shape.head_dim, T(1), k_head);
+      gather_head_transposed(k, span.key_begin, span.key_end, kv * head_dim, head_dim, kt, head.stride);
+      gather_head_transposed(v, span.key_begin, span.key_end, kv * head_dim, head_dim, vt, head.stride);
+      gather_head(k, span.key_begin, span.key_end, kv * head_dim, head_dim, k_head);
       std::fill_n(dk_head, keys * dim, T(0));
       std::fill_n(dv_head, keys * dim, T(0));
-      for (Index head = kv * group; head < (kv + 1) * group; ++head) {
-        const Index column = head * shape.head_dim;
-        gather_head(q, span.query_begin, span.query_end, column, shape.head_dim, static_cast<T>(shape.scale), q_head);
-        gather_head(d_out, span.query_begin, span.query_end, column, shape.head_dim, T(1), d_out_head);
-        Index i = 0;
-        for (; i + query_block <= queries; i += query_block)
-          backward_queries<query_block>(shape, span, dropout, head, i, q_head, kt, k_head, vt, d_out_head, positions,
-                                        row_numbers, p, dp, dq_head, dk_head, dv_head);
-        for (; i < queries; ++i)
-          backward_queries<1>(shape, span, dropout, head, i, q_head, kt, k_head, vt, d_out_head, positions, row_numbers,
-                              p, dp, dq_head, dk_head, dv_head);
-        scatter_head(dq_head, span.query_begin, span.query_end, column, shape.head_dim, static_cast<T>(shape.scale),
-                     false, dq);
+      for (head.head = kv * group; head.head < (kv + 1) * group; ++head.head) {
+        const Index column = head.head * head_dim;
+        gather_head(q, span.query_begin, span.query_end, column, head_dim, q_head);
+        gather_head(d_out, span.query_begin, span.query_end, column, head_dim, d_out_head);
+        for (Index i = 0; i < queries; i += query_block)
+          backward_block(head, QueryBlock(head, i, std::min(query_block, queries - i)), operands);
+        scatter_head(dq_head, span.query_begin, span.query_end, column, head_dim, dq);
       }
-      scatter_head(dk_head, span.key_begin, span.key_end, kv * shape.head_dim, shape.head_dim, T(1), false, dk);
-      scatter_head(dv_head, span.key_begin, span.key_end, kv * shape.head_dim, shape.head_dim, T(1), false, dv);
+      scatter_head(dk_head, span.key_begin, span.key_end, kv * head_dim, head_dim, dk);
+      scatter_head(dv_head, span.key_begin, span.key_end, kv * head_dim, head_dim, dv);
     }
   }
 }
@@ -343,4 +437,4 @@ void rotate(MatrixView<T> x, Index heads, Index head_dim, const std::int32_t* po
   }
 }
 
-}  // namespace fedlora::cpu
+}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL

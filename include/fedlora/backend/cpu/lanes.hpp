@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// 64 bytes of scalars at a time, by the vector extension that g++ and clang share; the compiler lowers them to what the
-// machine has. Functions take lanes by reference: passing them by value would depend on the machine's vector width.
+// Vectors as wide as this level's registers, by the vector extension that g++ and clang share. Functions take them by
+// reference: passing them by value would depend on the machine's vector width.
 #pragma once
 
 #include <cmath>
@@ -10,68 +10,203 @@
 #include <type_traits>
 #include <utility>
 
+#include "fedlora/backend/cpu/level.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora::cpu {
+namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 
-/// Scalars per vector.
-template <class T>
-inline constexpr Index lane_count = 64 / static_cast<Index>(sizeof(T));
-
-template <class T>
+// Spelled out for each: g++ loses attributes of vector types that depend on a template parameter.
+template <class T, std::size_t Bytes>
 struct LanesOf;
-
-// Spelled out for each scalar: g++ loses attributes of vector types that depend on a template parameter.
 template <>
-struct LanesOf<float> {
+struct LanesOf<float, 16> {
+  typedef float type __attribute__((vector_size(16)));
+};
+template <>
+struct LanesOf<float, 32> {
+  typedef float type __attribute__((vector_size(32)));
+};
+template <>
+struct LanesOf<float, 64> {
   typedef float type __attribute__((vector_size(64)));
-  typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
 };
 template <>
-struct LanesOf<double> {
+struct LanesOf<double, 16> {
+  typedef double type __attribute__((vector_size(16)));
+};
+template <>
+struct LanesOf<double, 32> {
+  typedef double type __attribute__((vector_size(32)));
+};
+template <>
+struct LanesOf<double, 64> {
   typedef double type __attribute__((vector_size(64)));
-  typedef double unaligned __attribute__((vector_size(64), aligned(8), may_alias));
 };
 
-/// 16 floats or 8 doubles.
+/// A register full of scalars.
 template <class T>
-using Lanes = typename LanesOf<T>::type;
+using Lanes = typename LanesOf<T, Level::vector_bytes>::type;
 
+/// Half of one where registers are widest, for heads and tails that would leave the rest empty.
 template <class T>
-[[gnu::always_inline]] inline void load(Lanes<T>& lanes, const T* from) {
-  lanes = *reinterpret_cast<const typename LanesOf<T>::unaligned*>(from);
+using NarrowLanes = typename LanesOf<T, (Level::vector_bytes < 32 ? Level::vector_bytes : 32)>::type;
+
+template <class V>
+using ElementOf = std::remove_cvref_t<decltype(std::declval<V&>()[0])>;
+
+/// Scalars in a vector.
+template <class V>
+inline constexpr Index count_of = static_cast<Index>(sizeof(V) / sizeof(ElementOf<V>));
+template <class T>
+inline constexpr Index lane_count = count_of<Lanes<T>>;
+template <class T>
+inline constexpr Index narrow_count = count_of<NarrowLanes<T>>;
+
+template <class V>
+[[gnu::always_inline]]
+#if defined(__clang__)
+__attribute__((min_vector_width(512)))  // else clang halves the widest, and with them the number of registers
+#endif
+inline void
+load(V& lanes, const ElementOf<V>* from) {
+  __builtin_memcpy(&lanes, from, sizeof lanes);
 }
 
-template <class T>
-[[gnu::always_inline]] inline void store(const Lanes<T>& lanes, T* to) {
-  *reinterpret_cast<typename LanesOf<T>::unaligned*>(to) = lanes;
+template <class V>
+[[gnu::always_inline]] inline void store(const V& lanes, ElementOf<V>* to) {
+  __builtin_memcpy(to, &lanes, sizeof lanes);
 }
 
-/// The sum of the lanes, pairwise, so that its order is fixed.
-template <class T>
-[[gnu::always_inline]] inline T sum_lanes(const Lanes<T>& lanes) {
-  T values[lane_count<T>];
-  store<T>(lanes, values);
-  for (Index width = lane_count<T> / 2; width > 0; width /= 2)
-    for (Index lane = 0; lane < width; ++lane) values[lane] += values[lane + width];
-  return values[0];
+/// body(0), …, body(Count - 1) with constants, so that arrays of vectors are registers from the start.
+template <int Count, class Body>
+[[gnu::always_inline]] inline void each(Body&& body) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<int, I>{}), ...);
+  }
+  (std::make_integer_sequence<int, Count>{});
 }
 
-/// The largest lane, pairwise and without branches.
-template <class T>
-[[gnu::always_inline]] inline T max_lanes(const Lanes<T>& lanes) {
-  T values[lane_count<T>];
-  store<T>(lanes, values);
-  for (Index width = lane_count<T> / 2; width > 0; width /= 2)
-    for (Index lane = 0; lane < width; ++lane)
-      values[lane] = values[lane] > values[lane + width] ? values[lane] : values[lane + width];
-  return values[0];
+/// The lanes of a and b, one after another, that `Place` chooses: Place::at(lane) counts b's behind a's. Lane by lane:
+/// nvcc expands no pack here.
+template <class Place, class V>
+[[gnu::always_inline]] inline void shuffle(const V& a, const V& b, V& result) {
+  constexpr auto at = [](int lane) { return Place::at(lane); };
+  if constexpr (count_of<V> == 2)
+    result = __builtin_shufflevector(a, b, at(0), at(1));
+  else if constexpr (count_of<V> == 4)
+    result = __builtin_shufflevector(a, b, at(0), at(1), at(2), at(3));
+  else if constexpr (count_of<V> == 8)
+    result = __builtin_shufflevector(a, b, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
+  else
+    result = __builtin_shufflevector(a, b, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10),
+                                     at(11), at(12), at(13), at(14), at(15));
+}
+
+/// The first or the second halves of a's and b's segments of `Length` lanes.
+template <int Count, int Length, bool Second>
+struct HalvesOf {
+  static constexpr int at(int lane) {
+    constexpr int half = Length / 2;
+    return lane / half * Length + lane % half + (Second ? half : 0);
+  }
+};
+
+/// Of two vectors of segments of `Length` lanes, one vector of segments half as long: each segment's halves combined.
+template <int Length, class V, class Combine>
+[[gnu::always_inline]] inline void fold(const V& a, const V& b, V& result, Combine&& combine) {
+  V first, second;
+  shuffle<HalvesOf<static_cast<int>(count_of<V>), Length, false>>(a, b, first);
+  shuffle<HalvesOf<static_cast<int>(count_of<V>), Length, true>>(a, b, second);
+  combine(first, second);
+  result = first;
+}
+
+/// values[r] = the lanes of vectors[r] combined, by halves, so that the order is fixed. `Count` is a power of two.
+template <int Count, class V, class Combine>
+[[gnu::always_inline]] inline void reduce_each(const V (&vectors)[Count], ElementOf<V>* values, Combine&& combine) {
+  constexpr int lanes = static_cast<int>(count_of<V>);
+  if constexpr (Count > lanes) {
+    V half[Count / 2];
+    each<2>([&](auto part) __attribute__((always_inline)) {
+      each<Count / 2>([&](auto i) __attribute__((always_inline)) { half[i] = vectors[part * (Count / 2) + i]; });
+      reduce_each<Count / 2>(half, values + part * (Count / 2), combine);
+    });
+  } else {
+    V level[Count];
+    each<Count>([&](auto i) __attribute__((always_inline)) { level[i] = vectors[i]; });
+    const auto pairs = [&]<int Left, int Length>(auto&& self) __attribute__((always_inline))->void {
+      if constexpr (Left > 1) {
+        each<Left / 2>([&](auto i) __attribute__((always_inline)) {
+          fold<Length>(level[2 * i], level[2 * i + 1], level[i], combine);
+        });
+        self.template operator()<Left / 2, Length / 2>(self);
+      } else if constexpr (Length > 1) {
+        fold<Length>(level[0], level[0], level[0], combine);
+        self.template operator()<1, Length / 2>(self);
+      }
+    };
+    pairs.template operator()<Count, lanes>(pairs);
+    ElementOf<V> stored[lanes];
+    store(level[0], stored);
+    each<Count>([&](auto i) __attribute__((always_inline)) { values[i] = stored[i]; });
+  }
+}
+
+/// values[r] = the sum of the lanes of vectors[r].
+template <int Count, class V>
+[[gnu::always_inline]] inline void sum_each(const V (&vectors)[Count], ElementOf<V>* values) {
+  reduce_each(vectors, values, [](V& a, const V& b) __attribute__((always_inline)) { a += b; });
+}
+
+/// values[r] = the largest lane of vectors[r].
+template <int Count, class V>
+[[gnu::always_inline]] inline void max_each(const V (&vectors)[Count], ElementOf<V>* values) {
+  reduce_each(vectors, values, [](V& a, const V& b) __attribute__((always_inline)) { a = a > b ? a : b; });
+}
+
+template <class V>
+[[gnu::always_inline]] inline ElementOf<V> sum_lanes(const V& lanes) {
+  ElementOf<V> sum;
+  const V one[1] = {lanes};
+  sum_each(one, &sum);
+  return sum;
+}
+
+/// Lane i of the two: a's and b's lanes in turn, of their first or their second halves.
+template <int Count, bool Second>
+struct Interleaved {
+  static constexpr int at(int lane) { return lane / 2 + lane % 2 * Count + (Second ? Count / 2 : 0); }
+};
+
+/// As many vectors as each has lanes, rows ↔ columns.
+template <class V, int Count>
+[[gnu::always_inline]] inline void transpose(V (&rows)[Count]) {
+  static_assert(Count == count_of<V>);
+  const auto stage = [&](auto&& self, auto left) __attribute__((always_inline))->void {
+    if constexpr (left() > 1) {
+      V mixed[Count];
+      each<Count / 2>([&](auto i) __attribute__((always_inline)) {
+        shuffle<Interleaved<Count, false>>(rows[i], rows[i + Count / 2], mixed[2 * i]);
+        shuffle<Interleaved<Count, true>>(rows[i], rows[i + Count / 2], mixed[2 * i + 1]);
+      });
+      each<Count>([&](auto i) __attribute__((always_inline)) { rows[i] = mixed[i]; });
+      self(self, std::integral_constant<int, left() / 2>{});
+    }
+  };
+  stage(stage, std::integral_constant<int, Count>{});
+}
+
+/// 0, 1, 2, …
+template <class V>
+[[gnu::always_inline]] inline void count_up(V& lanes) {
+  each<static_cast<int>(count_of<V>)>(
+      [&](auto lane) __attribute__((always_inline)) { lanes[lane()] = static_cast<ElementOf<V>>(lane()); });
 }
 
 /// x ← exp(x). In float a polynomial after range reduction, with the coefficients of Cephes' expf (Moshier 1989;
 /// relative error below 2e-7); arguments are clamped to [-87, 88].
 [[gnu::always_inline]] inline void exp_lanes(Lanes<float>& x) {
-  typedef std::int32_t Integers __attribute__((vector_size(64)));
+  typedef std::int32_t Integers __attribute__((vector_size(Level::vector_bytes)));
   const Lanes<float> zero{};  // named, for the front end of nvcc crashes on operations with a nameless one
   const Lanes<float> low = zero - 87.0f;
   const Lanes<float> high = zero + 88.0f;
@@ -129,29 +264,31 @@ template <class T, int Count, class Body>
 [[gnu::always_inline]] inline void for_lanes(Index size, const T* const (&inputs)[Count], T* const (&outputs)[Count],
                                              Body&& body) {
   constexpr Index width = lane_count<T>;
-  const auto each = [&]<std::size_t... I>(std::index_sequence<I...>) {  // written out, so that values stay in registers
-    Index offset = 0;
-    for (; offset + width <= size; offset += width) {
-      Lanes<T> values[Count] = {};
-      ((inputs[I] != nullptr ? load<T>(values[I], inputs[I] + offset) : void()), ...);
-      body(values, offset);
-      ((outputs[I] != nullptr ? store<T>(values[I], outputs[I] + offset) : void()), ...);
-    }
-    if (offset == size) return;
+  Index offset = 0;
+  for (; offset + width <= size; offset += width) {
     Lanes<T> values[Count] = {};
-    const Index rest = size - offset;
-    T tail[Count][width] = {};
-    for (int i = 0; i < Count; ++i)
-      if (inputs[i] != nullptr)
-        for (Index j = 0; j < rest; ++j) tail[i][j] = inputs[i][offset + j];
-    (load<T>(values[I], tail[I]), ...);
+    each<Count>([&](auto i) __attribute__((always_inline)) {
+      if (inputs[i] != nullptr) load(values[i], inputs[i] + offset);
+    });
     body(values, offset);
-    (store<T>(values[I], tail[I]), ...);
-    for (int i = 0; i < Count; ++i)
-      if (outputs[i] != nullptr)
-        for (Index j = 0; j < rest; ++j) outputs[i][offset + j] = tail[i][j];
-  };
-  each(std::make_index_sequence<Count>{});
+    each<Count>([&](auto i) __attribute__((always_inline)) {
+      if (outputs[i] != nullptr) store(values[i], outputs[i] + offset);
+    });
+  }
+  if (offset == size) return;
+  Lanes<T> values[Count] = {};
+  const auto rest = static_cast<std::size_t>(size - offset) * sizeof(T);
+  each<Count>([&](auto i) __attribute__((always_inline)) {
+    T tail[width] = {};
+    if (inputs[i] != nullptr) std::memcpy(tail, inputs[i] + offset, rest);
+    load(values[i], tail);
+  });
+  body(values, offset);
+  each<Count>([&](auto i) __attribute__((always_inline)) {
+    T tail[width];
+    store(values[i], tail);
+    if (outputs[i] != nullptr) std::memcpy(outputs[i] + offset, tail, rest);
+  });
 }
 
-}  // namespace fedlora::cpu
+}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL

@@ -13,7 +13,7 @@
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora::cpu {
+namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 
 /// C = alpha · A Bᵀ + beta · C.
 template <class Gemm, class T>
@@ -149,4 +149,4 @@ void low_rank_backward(MatrixView<const T> dy, MatrixView<const T> x, MatrixView
       for (Index r = 0; r < grad_b.rows; ++r) term.grad_b(j, r) += term.scale * grad_b(r, j);
 }
 
-}  // namespace fedlora::cpu
+}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL

@@ -6,10 +6,11 @@
 #include <cmath>
 #include <cstdint>
 
+#include "fedlora/backend/cpu/level.hpp"
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora::cpu {
+namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 
 /// Turns each row of logits into weight · (softmax - one_hot(label)) and returns Σ -log softmax[label]. A row with a
 /// negative label counts for nothing and becomes zero.
@@ -89,4 +90,4 @@ double binary_cross_entropy(MatrixView<T> logits, const T* targets, T weight) {
   return loss;
 }
 
-}  // namespace fedlora::cpu
+}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL

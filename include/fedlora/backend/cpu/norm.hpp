@@ -3,6 +3,7 @@
 // row, with the residual sum in front of them.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -11,21 +12,30 @@
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora::cpu {
+namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 
-/// The sum of f(x) over a row; `f` maps lanes in place. What it makes of the padding behind the row does not count.
+/// The sum of f(x) over a row; `f` maps lanes in place.
 template <class T, class F>
 T row_sum(const T* x, Index size, F&& f) {
   Lanes<T> total{};
-  const T* const inputs[1] = {x};
-  T* const outputs[1] = {nullptr};
-  for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[1], Index offset) {
-    f(v[0]);
-    if (size < offset + lane_count<T>)
-      for (Index lane = size - offset; lane < lane_count<T>; ++lane) v[0][lane] = T(0);
-    total += v[0];
-  });
-  return sum_lanes<T>(total);
+  Lanes<T> values;
+  Index j = 0;
+  for (; j + lane_count<T> <= size; j += lane_count<T>) {
+    load(values, x + j);
+    f(values);
+    total += values;
+  }
+  if (j < size) {
+    T rest[lane_count<T>] = {};
+    std::copy_n(x + j, size - j, rest);
+    load(values, rest);
+    f(values);
+    store(values, rest);
+    std::fill(rest + (size - j), rest + lane_count<T>, T(0));  // what f made of the padding does not count
+    load(values, rest);
+    total += values;
+  }
+  return sum_lanes(total);
 }
 
 /// One row of norm forward: writes y and the two statistics {mean (0 for RMSNorm), 1 / deviation}.
@@ -88,8 +98,8 @@ void norm_backward(MatrixView<const T> dy, MatrixView<const T> x, MatrixView<con
       sum_g += g;
       sum_gx += g * (v[1] - mean);
     });
-    const T mean_g = Kind == NormKind::layer_norm ? sum_lanes<T>(sum_g) / static_cast<T>(size) : T(0);
-    const T slope = sum_lanes<T>(sum_gx) * inverse * inverse / static_cast<T>(size);
+    const T mean_g = Kind == NormKind::layer_norm ? sum_lanes(sum_g) / static_cast<T>(size) : T(0);
+    const T slope = sum_lanes(sum_gx) * inverse * inverse / static_cast<T>(size);
     T* out = dx.row(i);
     const T* const again[4] = {dy.row(i), x.row(i), gamma, accumulate ? out : nullptr};
     T* const outputs[4] = {out, nullptr, nullptr, nullptr};
@@ -100,4 +110,4 @@ void norm_backward(MatrixView<const T> dy, MatrixView<const T> x, MatrixView<con
   }
 }
 
-}  // namespace fedlora::cpu
+}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL

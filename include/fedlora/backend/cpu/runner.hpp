@@ -20,7 +20,7 @@
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora::cpu {
+namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 
 /// Computes in T (float or double) on the calling thread. Every operation is repeatable to the bit for one build: sums
 /// have a fixed order that depends on shapes alone. What each one promises is stated here and in the functions it calls;
@@ -288,4 +288,4 @@ class Runner {
   double loss_ = 0;
 };
 
-}  // namespace fedlora::cpu
+}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL
