@@ -152,10 +152,10 @@ void softmax_rows(T* scores, Index width, const Index* visible, T* inverses) {
   for (int r = 0; r < Rows; ++r) inverses[r] = T(1) / sums[r];
 }
 
-/// From p̃ = p · sum and gradients g of the probabilities p to gradients of the scores, in place of g:
-/// p ∘ (g - Σ p g).
+/// Given exp(score - largest) and gradients g of the probabilities p: the probabilities, in place of the first, and
+/// gradients of the scores, p ∘ (g - Σ p g), in place of g.
 template <int Rows, class T>
-void softmax_rows_backward(const T* scores, T* gradients, Index width, const T* inverses) {
+void softmax_rows_backward(T* scores, T* gradients, Index width, const T* inverses) {
   constexpr Index lanes = lane_count<T>;
   Lanes<T> totals[Rows] = {};
   for (Index j = 0; j < width; j += lanes)
@@ -174,7 +174,9 @@ void softmax_rows_backward(const T* scores, T* gradients, Index width, const T* 
       Lanes<T> p, g;
       load(p, scores + r * width + j);
       load(g, gradients + r * width + j);
-      g = p * inverse * (g - mean);
+      p *= inverse;
+      g = p * (g - mean);
+      store(p, scores + r * width + j);
       store(g, gradients + r * width + j);
     }
   });
@@ -292,14 +294,6 @@ void backward_block(const Head<T>& head, const QueryBlock& block, const Backward
     softmax_rows_backward<rows()>(at.p + i * stride, at.dp + i * stride, stride, inverses + i);
   });
   if (head.dropout) drop_scores(head, block, at.p);
-  for (Index i = 0; i < block.count; ++i)
-    for (Index j = 0; j < stride; j += lane_count<T>) {
-      Lanes<T> values;
-      load(values, at.p + i * stride + j);
-      values *= inverses[i];
-      store(values, at.p + i * stride + j);
-    }
-
   multiply_small<Left::rows>(SmallProduct<T>{.left = at.dp,
                                              .left_stride = stride,
                                              .right = at.k,
@@ -330,6 +324,25 @@ void backward_block(const Head<T>& head, const QueryBlock& block, const Backward
 template <class T>
 constexpr Index whole_vectors(Index size) {
   return (size + lane_count<T> - 1) / lane_count<T> * lane_count<T>;
+}
+
+/// The part of one head's two halves that whole vectors hold, turned; returns how much of a half that is.
+template <class V, class T>
+[[gnu::always_inline]] inline Index rotate_head(T* low, const T* cosine, const T* sine, Index half, T sign) {
+  Index d = 0;
+  for (; d + count_of<V> <= half; d += count_of<V>) {
+    V a, b, c, s;
+    load(a, low + d);
+    load(b, low + half + d);
+    load(c, cosine + d);
+    load(s, sine + d);
+    s *= sign;
+    const V turned = a * c - b * s;
+    store(turned, low + d);
+    b = b * c + a * s;
+    store(b, low + half + d);
+  }
+  return d;
 }
 
 }  // namespace attention_detail
@@ -422,16 +435,20 @@ void rotate(MatrixView<T> x, Index heads, Index head_dim, const std::int32_t* po
   const Index half = head_dim / 2;
   const T sign = inverse ? T(-1) : T(1);
   for (Index i = 0; i < x.rows; ++i) {
-    const T* cosine = cosines.row(positions[i]);
-    const T* sine = sines.row(positions[i]);
-    for (Index head = 0; head < heads; ++head) {
-      T* low = x.row(i) + head * head_dim;
-      T* high = low + half;
-      for (Index d = 0; d < half; ++d) {
+    const T* const cosine = cosines.row(positions[i]);
+    const T* const sine = sines.row(positions[i]);
+    T* const end = x.row(i) + heads * head_dim;
+    for (T* low = x.row(i); low < end; low += head_dim) {
+      Index d = 0;
+      if (half % lane_count<T> == 0)
+        d = attention_detail::rotate_head<Lanes<T>>(low, cosine, sine, half, sign);
+      else
+        d = attention_detail::rotate_head<typename LanesOf<T, 16>::type>(low, cosine, sine, half, sign);
+      for (; d < half; ++d) {
         const T a = low[d];
-        const T b = high[d];
+        const T b = low[half + d];
         low[d] = a * cosine[d] - b * sine[d] * sign;
-        high[d] = b * cosine[d] + a * sine[d] * sign;
+        low[half + d] = b * cosine[d] + a * sine[d] * sign;
       }
     }
   }

@@ -3,7 +3,6 @@
 // row, with the residual sum in front of them.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -26,14 +25,12 @@ T row_sum(const T* x, Index size, F&& f) {
     total += values;
   }
   if (j < size) {
-    T rest[lane_count<T>] = {};
-    std::copy_n(x + j, size - j, rest);
-    load(values, rest);
+    load_first(values, x + j, size - j);
     f(values);
-    store(values, rest);
-    std::fill(rest + (size - j), rest + lane_count<T>, T(0));  // what f made of the padding does not count
-    load(values, rest);
-    total += values;
+    const Lanes<T> zero{};
+    Lanes<T> place;
+    count_up(place);
+    total += place < static_cast<T>(size - j) ? values : zero;  // what f made of the padding does not count
   }
   return sum_lanes(total);
 }

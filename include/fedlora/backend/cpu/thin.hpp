@@ -36,13 +36,15 @@ template <class T>
 struct Tail {
   Index begin = 0;  ///< first column of the last vector
   Index fresh = 0;  ///< its lanes that no earlier vector holds; 0: there is no such vector
-  T a[thin_ranks][lane_count<T>] = {};
+  T a[thin_ranks][lane_count<T>];  ///< of A's ranks
 
   explicit Tail(const MatrixView<const T>& factor)
       : begin(factor.cols - lane_count<T>), fresh(factor.cols % lane_count<T>) {
     if (fresh == 0) return;
-    for (Index r = 0; r < factor.rows; ++r)
+    for (Index r = 0; r < factor.rows; ++r) {
+      std::fill_n(a[r], lane_count<T> - fresh, T(0));
       std::copy_n(factor.row(r) + factor.cols - fresh, fresh, a[r] + lane_count<T> - fresh);
+    }
   }
 };
 
@@ -125,12 +127,14 @@ void shrink(const MatrixView<const T>& x, const T* mask, const MatrixView<const 
 /// The last columns of a right factor, too few for a vector, with zeros behind them.
 template <class T>
 struct LastColumns {
-  T values[thin_rows][narrow_count<T>] = {};
+  T values[thin_rows][narrow_count<T>];
 
   LastColumns(const MatrixView<const T>& from, const T* mask, Index first) {
-    for (Index i = 0; i < from.rows; ++i)
+    for (Index i = 0; i < from.rows; ++i) {
       for (Index j = first; j < from.cols; ++j)
         values[i][j - first] = mask == nullptr ? from(i, j) : from(i, j) * mask[i * from.cols + j];
+      std::fill(values[i] + (from.cols - first), values[i] + narrow_count<T>, T(0));
+    }
   }
 };
 

@@ -67,31 +67,39 @@ void compute(const SmallProduct<T>& p, Index row, Index column) {
     right += right_stride;
     if constexpr (MaskedRight) mask += p.mask_stride;
   }
-  each<Rows>([&](auto r) __attribute__((always_inline)) {
-    const T scale = p.row_scales != nullptr ? p.row_scales[row + r] : p.scale;
-    T* const out = p.out + (row + r) * p.out_stride + column;
-    each<Vectors>([&](auto c) __attribute__((always_inline)) {
-      V result = sums[r][c] * scale;
-      if (!MaskedRight && p.into == Into::add_masked) {
-        V factor;
-        load(factor, p.mask + (row + r) * p.mask_stride + column + c * count_of<V>);
-        result *= factor;
-      }
-      if (p.into != Into::overwrite) {
-        V before;
-        load(before, out + c * count_of<V>);
-        result += before;
-      }
-      store(result, out + c * count_of<V>);
+  const auto finish = [&](auto&& combine) __attribute__((always_inline)) {
+    each<Rows>([&](auto r) __attribute__((always_inline)) {
+      const T scale = p.row_scales != nullptr ? p.row_scales[row + r] : p.scale;
+      T* const out = p.out + (row + r) * p.out_stride + column;
+      each<Vectors>([&](auto c) __attribute__((always_inline)) {
+        V result = sums[r][c] * scale;
+        combine(result, out + c * count_of<V>, (row + r) * p.mask_stride + column + c * count_of<V>);
+        store(result, out + c * count_of<V>);
+      });
     });
-  });
+  };
+  if (p.into == Into::overwrite)
+    finish([](V&, const T*, Index) __attribute__((always_inline)) {});
+  else if (MaskedRight || p.into == Into::add)
+    finish([](V& result, const T* out, Index) __attribute__((always_inline)) {
+      V before;
+      load(before, out);
+      result += before;
+    });
+  else
+    finish([&](V& result, const T* out, Index place) __attribute__((always_inline)) {
+      V before, factor;
+      load(before, out);
+      load(factor, p.mask + place);
+      result = before + result * factor;
+    });
 }
 
 /// Rows [begin, end) of columns [column, column + Vectors vectors).
 template <int Vectors, class V, Left Stored, bool MaskedRight, class T>
 void compute_rows(const SmallProduct<T>& p, Index begin, Index end, Index column) {
   Index row = begin;
-  if constexpr (Vectors == 1)
+  if constexpr (8 * Vectors + Vectors + 2 <= Level::registers)
     for (; row + 8 <= end; row += 8) compute<8, Vectors, V, Stored, MaskedRight>(p, row, column);
   for (; row + 4 <= end; row += 4) compute<4, Vectors, V, Stored, MaskedRight>(p, row, column);
   if (row + 2 <= end) {
