@@ -76,7 +76,7 @@ class Fused {
   void backward(Layer<float>& layer) { run_.linear_backward(layer.x, layer.parts, layer.dx, false); }
 
  private:
-  cpu::Runner<float, Gemm> run_;
+  cpu::Runner<float, Gemm, cpu::OwnLevel> run_;
 };
 
 /// The products of the frozen matrices alone.
@@ -86,7 +86,7 @@ struct Base {
 
   void forward(Layer<float>& layer) {
     for (LinearPart<float>& part : layer.parts)
-      cpu::linear_forward<Gemm>(MatrixView<const float>(layer.x), part.weight->view<float>(),
+      cpu::linear_forward<Gemm, cpu::OwnLevel>(MatrixView<const float>(layer.x), part.weight->view<float>(),
                                 static_cast<const float*>(nullptr), part.y);
   }
   void backward(Layer<float>& layer) {
@@ -104,7 +104,7 @@ class Plain {
   void forward(Layer<float>& layer) {
     for (LinearPart<float>& part : layer.parts) {
       const LowRankTerm<float>& term = part.terms[0];
-      cpu::linear_forward<Gemm>(MatrixView<const float>(layer.x), part.weight->view<float>(), part.bias, part.y);
+      cpu::linear_forward<Gemm, cpu::OwnLevel>(MatrixView<const float>(layer.x), part.weight->view<float>(), part.bias, part.y);
       cpu::multiply_nt<Gemm>(dropped(layer.x, term), term.a, part.s);
       cpu::multiply_nt<Gemm>(MatrixView<const float>(part.s), term.b, part.y, 1.0f, term.scale);
     }
@@ -137,7 +137,7 @@ class Plain {
     mask_.resize(static_cast<std::size_t>(x.size()));
     dropped_.resize(mask_.size());
     const MatrixView<float> mask(mask_.data(), x.rows, x.cols), result(dropped_.data(), x.rows, x.cols);
-    cpu::low_rank_mask(term, 0, mask);
+    cpu::low_rank_mask<cpu::OwnLevel>(term, 0, mask);
     cpu::multiply_elements<float>(mask, x, result);
     return result;
   }

@@ -12,6 +12,7 @@
 
 #include "fedlora/backend/concepts.hpp"
 #include "fedlora/backend/cpu/gemm_eigen.hpp"
+#include "fedlora/backend/cpu/loops.hpp"
 #include "fedlora/backend/cpu/runner.hpp"
 #include "fedlora/backend/frozen_matrix.hpp"
 #include "fedlora/core/error.hpp"
@@ -21,13 +22,14 @@
 namespace fedlora {
 
 /// Computes in T (float or double) on the calling thread. Stateless: copies are free, calls from many threads are safe.
-/// Its operations are those of cpu::Runner.
-template <class T, GemmPolicy Gemm_ = EigenGemm>
+/// Its operations are those of cpu::Runner, its loops those of a level: of the unit's own, unless it is told another.
+template <class T, GemmPolicy Gemm_ = EigenGemm, cpu::LoopLevel Level_ = cpu::OwnLevel>
 struct CpuBackend {
   using Scalar = T;   ///< of adapters and their gradients
   using Element = T;  ///< of activations and weights
   using Gemm = Gemm_;
-  using Runner = cpu::Runner<T, Gemm>;
+  using Level = Level_;
+  using Runner = cpu::Runner<T, Gemm, Level>;
   using ThreadScope = typename Gemm::ThreadScope;
 
   /// A frozen matrix in T: the stored bytes themselves when they are T already and aligned (a mapped file stays

@@ -15,6 +15,19 @@ struct AdamWStep {
   double weight_decay = 0.01;
 };
 
+/// The factors of one step of AdamW on a CPU, rounded to T once, as torch's kernels do with Python's numbers.
+template <class T>
+struct AdamWFactors {
+  T decay, blend, keep, fresh, step_size, correction, eps;
+};
+
+/// The same of SGD. `first`: the momentum buffer is new.
+template <class T>
+struct SgdFactors {
+  T rate, decay, mu, fresh;
+  bool first, nesterov;
+};
+
 /// SGD with momentum as torch.optim.SGD has it; optim/sgd.hpp has the formula.
 struct SgdStep {
   double lr = 1e-3;

@@ -128,6 +128,16 @@ double step_gradient(const C& client, const StepExamples& micros, std::span<cons
   return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
+/// One step of an optimizer; of those that have loops for each level of CPU, by the backend's.
+template <class Backend, class O, class T>
+void step_parameters(const O& optimizer, typename O::template State<T>& state, std::span<T> parameters,
+                     std::span<const T> gradient, double lr) {
+  if constexpr (requires { optimizer.template step<typename Backend::Level>(state, parameters, gradient, lr); })
+    optimizer.template step<typename Backend::Level>(state, parameters, gradient, lr);
+  else
+    optimizer.step(state, parameters, gradient, lr);
+}
+
 /// One client's local training where its backend keeps parameters and moments. Nothing is known of a step before the
 /// last one is done; what was not finite is found then, and named by the step that it came from.
 template <class C, class Observe>
@@ -250,7 +260,8 @@ Update<typename C::Scalar> train_client(const C& client, const Adapter<typename 
       for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] += mu * (parameters[i] - start[i]);
     if (!all_finite(gradient)) diverged("a finite gradient", "infinite or not a number");
     if (plan.clip_norm > 0) clip_global_norm(gradient, plan.clip_norm);
-    client.optimizer.step(state, parameters, gradient, client.optimizer.lr * plan.rate_factor(round, step, total));
+    step_parameters<typename C::ModelType::Backend>(client.optimizer, state, parameters, gradient,
+                                                    client.optimizer.lr * plan.rate_factor(round, step, total));
     if (!all_finite(std::as_const(adapter).values())) diverged("finite parameters", "infinite or not a number");
     loss_sum += loss;
     metrics.loss_count += count;

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "fedlora/backend/cpu/loops.hpp"
 #include "fedlora/backend/optimizer_step.hpp"
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
@@ -53,8 +54,8 @@ struct Sgd {
   /// A step for backends that take it in one pass.
   SgdStep fused(double learning_rate) const { return {learning_rate, momentum, dampening, weight_decay, nesterov}; }
 
-  /// One step in place. ShapeError when the lengths differ.
-  template <class T>
+  /// One step in place, by the loops of a CPU level. ShapeError when the lengths differ.
+  template <cpu::LoopLevel Level = cpu::OwnLevel, class T>
   void step(State<T>& state, std::type_identity_t<std::span<T>> parameters,
             std::type_identity_t<std::span<const T>> gradient, double learning_rate) const {
     const std::size_t size = parameters.size();
@@ -63,28 +64,15 @@ struct Sgd {
       fail<ShapeError>("Sgd::step", "gradient and momentum of " + std::to_string(size) + " values",
                        std::to_string(gradient.size()) + " and " + std::to_string(state.momentum_buffer.size()));
     ++state.steps;
-    const T rate = static_cast<T>(-learning_rate);
-    const T decay = static_cast<T>(weight_decay);
-    const T mu = static_cast<T>(momentum);
-    const T fresh = static_cast<T>(1.0 - dampening);
-    T* const w = parameters.data();
-    const T* const g = gradient.data();
-    if (momentum == 0) {
-      for (std::size_t i = 0; i < size; ++i) w[i] += rate * (g[i] + decay * w[i]);
-      return;
-    }
-    if (first) state.momentum_buffer.resize(size);
-    T* const u = state.momentum_buffer.data();
-    if (first) {
-      for (std::size_t i = 0; i < size; ++i) u[i] = g[i] + decay * w[i];
-    } else {
-      for (std::size_t i = 0; i < size; ++i) u[i] = u[i] * mu + fresh * (g[i] + decay * w[i]);
-    }
-    if (nesterov) {
-      for (std::size_t i = 0; i < size; ++i) w[i] += rate * ((g[i] + decay * w[i]) + mu * u[i]);
-    } else {
-      for (std::size_t i = 0; i < size; ++i) w[i] += rate * u[i];
-    }
+    const SgdFactors<T> factors{.rate = static_cast<T>(-learning_rate),
+                                .decay = static_cast<T>(weight_decay),
+                                .mu = static_cast<T>(momentum),
+                                .fresh = static_cast<T>(1.0 - dampening),
+                                .first = first,
+                                .nesterov = nesterov};
+    if (first && momentum != 0) state.momentum_buffer.resize(size);
+    Level::template loops<T>().sgd_step(factors, size, parameters.data(), gradient.data(),
+                                        momentum == 0 ? nullptr : state.momentum_buffer.data());
   }
 };
 

@@ -73,7 +73,7 @@ void with_activation(Activation activation, Body&& body) {
 
 /// y = f(x + bias); `bias` may be null, y may be x.
 template <class T>
-void activation_forward(Activation activation, MatrixView<const T> x, const T* bias, MatrixView<T> y) {
+void activation_forward(Activation activation, const MatrixView<const T>& x, const T* bias, const MatrixView<T>& y) {
   with_activation(activation, [&]<Activation Function>() {
     for (Index i = 0; i < x.rows; ++i) {
       const T* const inputs[2] = {x.row(i), bias};
@@ -90,7 +90,7 @@ void activation_forward(Activation activation, MatrixView<const T> x, const T* b
 
 /// dy ← dy ∘ f'(x + bias), in place.
 template <class T>
-void activation_backward(Activation activation, MatrixView<const T> x, const T* bias, MatrixView<T> dy) {
+void activation_backward(Activation activation, const MatrixView<const T>& x, const T* bias, const MatrixView<T>& dy) {
   with_activation(activation, [&]<Activation Function>() {
     for (Index i = 0; i < x.rows; ++i) {
       const T* const inputs[3] = {dy.row(i), x.row(i), bias};
@@ -107,7 +107,7 @@ void activation_backward(Activation activation, MatrixView<const T> x, const T* 
 
 /// y = f(gate) ∘ up (SwiGLU: Shazeer 2020, arXiv 2002.05202).
 template <class T>
-void gated_forward(Activation activation, MatrixView<const T> gate, MatrixView<const T> up, MatrixView<T> y) {
+void gated_forward(Activation activation, const MatrixView<const T>& gate, const MatrixView<const T>& up, const MatrixView<T>& y) {
   with_activation(activation, [&]<Activation Function>() {
     for (Index i = 0; i < gate.rows; ++i) {
       const T* const inputs[2] = {gate.row(i), up.row(i)};
@@ -123,8 +123,8 @@ void gated_forward(Activation activation, MatrixView<const T> gate, MatrixView<c
 
 /// Given dy: dgate = dy ∘ up ∘ f'(gate) and dup = dy ∘ f(gate). dup may be dy.
 template <class T>
-void gated_backward(Activation activation, MatrixView<const T> gate, MatrixView<const T> up, MatrixView<const T> dy,
-                    MatrixView<T> dgate, MatrixView<T> dup) {
+void gated_backward(Activation activation, const MatrixView<const T>& gate, const MatrixView<const T>& up, const MatrixView<const T>& dy,
+                    const MatrixView<T>& dgate, const MatrixView<T>& dup) {
   with_activation(activation, [&]<Activation Function>() {
     for (Index i = 0; i < gate.rows; ++i) {
       const T* const inputs[3] = {dy.row(i), gate.row(i), up.row(i)};

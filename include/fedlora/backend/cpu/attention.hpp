@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <utility>
 
-#include "fedlora/backend/cpu/arena.hpp"
 #include "fedlora/backend/cpu/dropout.hpp"
 #include "fedlora/backend/cpu/lanes.hpp"
 #include "fedlora/backend/cpu/tile.hpp"
@@ -326,6 +326,17 @@ constexpr Index whole_vectors(Index size) {
   return (size + lane_count<T> - 1) / lane_count<T> * lane_count<T>;
 }
 
+/// Pieces of the scratch that a pass is given, each where a vector may begin.
+template <class T>
+class Pieces {
+ public:
+  explicit Pieces(T* scratch) : next_(scratch) {}
+  T* take(Index count) { return std::exchange(next_, next_ + whole_vectors<T>(count)); }
+
+ private:
+  T* next_;
+};
+
 /// The part of one head's two halves that whole vectors hold, turned; returns how much of a half that is.
 template <class V, class T>
 [[gnu::always_inline]] inline Index rotate_head(T* low, const T* cosine, const T* sine, Index half, T sign) {
@@ -347,13 +358,32 @@ template <class V, class T>
 
 }  // namespace attention_detail
 
+/// Scalars of scratch that attention over these spans needs, forward or backward.
+template <class T>
+Index attention_scratch(const AttentionShape& shape, std::span<const AttentionSpan> spans, bool backward) {
+  using attention_detail::whole_vectors;
+  const Index dim = padded<T>(shape.head_dim);
+  Index most = 0;
+  for (const AttentionSpan& span : spans) {
+    const Index queries = span.query_end - span.query_begin;
+    const Index keys = span.key_end - span.key_begin;
+    const Index transposed = shape.head_dim * whole_vectors<T>(keys);
+    const Index of_keys = whole_vectors<T>(keys * dim);
+    const Index of_queries = whole_vectors<T>(queries * dim);
+    const Index scores = std::min(queries, attention_detail::query_block) * whole_vectors<T>(keys);
+    most = std::max(most, backward ? 2 * transposed + 3 * of_keys + 3 * of_queries + 2 * scores
+                                   : transposed + of_keys + of_queries + scores);
+  }
+  return most;
+}
+
 /// out = attention(q, k, v). q and out are (queries, heads · head_dim), k and v are (rows, kv_heads · head_dim).
 /// `positions` (one per query) is null when queries are all rows in order; `row_numbers` (one per query) address the
-/// dropout of the spans.
+/// dropout of the spans. `scratch` holds attention_scratch() scalars, 64-byte aligned.
 template <class T>
-void attention_forward(const AttentionShape& shape, std::span<const AttentionSpan> spans, MatrixView<const T> q,
-                       MatrixView<const T> k, MatrixView<const T> v, const std::int32_t* positions,
-                       const std::int32_t* row_numbers, MatrixView<T> out, Arena<T>& arena) {
+void attention_forward(const AttentionShape& shape, std::span<const AttentionSpan> spans, const MatrixView<const T>& q,
+                       const MatrixView<const T>& k, const MatrixView<const T>& v, const std::int32_t* positions,
+                       const std::int32_t* row_numbers, const MatrixView<T>& out, T* scratch) {
   using namespace attention_detail;
   const Index group = shape.heads / shape.kv_heads;
   const Index head_dim = shape.head_dim;
@@ -362,11 +392,11 @@ void attention_forward(const AttentionShape& shape, std::span<const AttentionSpa
     const Index queries = span.query_end - span.query_begin;
     const Index keys = span.key_end - span.key_begin;
     Head<T> head{shape, span, attention_dropout(span, shape.layer), 0, positions, row_numbers, whole_vectors<T>(keys)};
-    const auto scope = arena.scope();
-    T* kt = arena.take(head_dim * head.stride);
-    T* values = arena.take(keys * dim);
-    T* result = arena.take(queries * dim);
-    T* scores = arena.take(std::min(queries, query_block) * head.stride);
+    Pieces<T> pieces(scratch);
+    T* kt = pieces.take(head_dim * head.stride);
+    T* values = pieces.take(keys * dim);
+    T* result = pieces.take(queries * dim);
+    T* scores = pieces.take(std::min(queries, query_block) * head.stride);
     for (Index kv = 0; kv < shape.kv_heads; ++kv) {
       gather_head_transposed(k, span.key_begin, span.key_end, kv * head_dim, head_dim, kt, head.stride);
       gather_head(v, span.key_begin, span.key_end, kv * head_dim, head_dim, values);
@@ -383,10 +413,10 @@ void attention_forward(const AttentionShape& shape, std::span<const AttentionSpa
 
 /// Given d_out (as out): dq, dk, dv, overwritten. Rows of dk and dv that no span covers are not touched.
 template <class T>
-void attention_backward(const AttentionShape& shape, std::span<const AttentionSpan> spans, MatrixView<const T> q,
-                        MatrixView<const T> k, MatrixView<const T> v, const std::int32_t* positions,
-                        const std::int32_t* row_numbers, MatrixView<const T> d_out, MatrixView<T> dq, MatrixView<T> dk,
-                        MatrixView<T> dv, Arena<T>& arena) {
+void attention_backward(const AttentionShape& shape, std::span<const AttentionSpan> spans, const MatrixView<const T>& q,
+                        const MatrixView<const T>& k, const MatrixView<const T>& v, const std::int32_t* positions,
+                        const std::int32_t* row_numbers, const MatrixView<const T>& d_out, const MatrixView<T>& dq,
+                        const MatrixView<T>& dk, const MatrixView<T>& dv, T* scratch) {
   using namespace attention_detail;
   const Index group = shape.heads / shape.kv_heads;
   const Index head_dim = shape.head_dim;
@@ -395,17 +425,17 @@ void attention_backward(const AttentionShape& shape, std::span<const AttentionSp
     const Index queries = span.query_end - span.query_begin;
     const Index keys = span.key_end - span.key_begin;
     Head<T> head{shape, span, attention_dropout(span, shape.layer), 0, positions, row_numbers, whole_vectors<T>(keys)};
-    const auto scope = arena.scope();
-    T* const kt = arena.take(head_dim * head.stride);
-    T* const vt = arena.take(head_dim * head.stride);
-    T* const k_head = arena.take(keys * dim);
-    T* const q_head = arena.take(queries * dim);
-    T* const d_out_head = arena.take(queries * dim);
-    T* const dq_head = arena.take(queries * dim);
-    T* const dk_head = arena.take(keys * dim);
-    T* const dv_head = arena.take(keys * dim);
-    T* const p = arena.take(std::min(queries, query_block) * head.stride);
-    T* const dp = arena.take(std::min(queries, query_block) * head.stride);
+    Pieces<T> pieces(scratch);
+    T* const kt = pieces.take(head_dim * head.stride);
+    T* const vt = pieces.take(head_dim * head.stride);
+    T* const k_head = pieces.take(keys * dim);
+    T* const q_head = pieces.take(queries * dim);
+    T* const d_out_head = pieces.take(queries * dim);
+    T* const dq_head = pieces.take(queries * dim);
+    T* const dk_head = pieces.take(keys * dim);
+    T* const dv_head = pieces.take(keys * dim);
+    T* const p = pieces.take(std::min(queries, query_block) * head.stride);
+    T* const dp = pieces.take(std::min(queries, query_block) * head.stride);
     const BackwardOperands<T> operands{q_head, d_out_head, k_head, kt, vt, p, dp, dq_head, dk_head, dv_head};
     for (Index kv = 0; kv < shape.kv_heads; ++kv) {
       gather_head_transposed(k, span.key_begin, span.key_end, kv * head_dim, head_dim, kt, head.stride);
@@ -430,8 +460,8 @@ void attention_backward(const AttentionShape& shape, std::span<const AttentionSp
 /// Rotary positions (Su et al. 2021, arXiv 2104.09864), on the two halves of each head as transformers has them, in
 /// place. `cosines` and `sines` are (positions, head_dim / 2); `inverse` turns back (the backward pass).
 template <class T>
-void rotate(MatrixView<T> x, Index heads, Index head_dim, const std::int32_t* positions, MatrixView<const T> cosines,
-            MatrixView<const T> sines, bool inverse) {
+void rotate(const MatrixView<T>& x, Index heads, Index head_dim, const std::int32_t* positions,
+            const MatrixView<const T>& cosines, const MatrixView<const T>& sines, bool inverse) {
   const Index half = head_dim / 2;
   const T sign = inverse ? T(-1) : T(1);
   for (Index i = 0; i < x.rows; ++i) {

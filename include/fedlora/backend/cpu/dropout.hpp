@@ -24,14 +24,15 @@ typedef std::uint64_t DropoutCounters __attribute__((vector_size(Level::vector_b
 inline constexpr Index dropout_block = 4 * static_cast<Index>(sizeof(DropoutCounters) / sizeof(std::uint64_t));
 
 /// The 64-bit products of the low halves of `a` and one factor.
-[[gnu::always_inline]] inline void multiply_low_halves(const DropoutCounters& a, std::uint32_t factor,
-                                                       DropoutCounters& product) {
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-  product = (DropoutCounters)_mm512_maskz_mul_epu32(0xFF, (__m512i)a, _mm512_set1_epi64(factor));
-#elif defined(__AVX2__) && defined(__FMA__)
-  product = (DropoutCounters)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(factor));
-#elif defined(__SSE2__)
-  product = (DropoutCounters)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(factor));
+template <class V>
+[[gnu::always_inline]] inline void multiply_low_halves(const V& a, std::uint32_t factor, V& product) {
+#if defined(__SSE2__)
+  if constexpr (sizeof(V) == 64)
+    product = (V)_mm512_maskz_mul_epu32(0xFF, (__m512i)a, _mm512_set1_epi64(factor));
+  else if constexpr (sizeof(V) == 32)
+    product = (V)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(factor));
+  else
+    product = (V)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(factor));
 #else
   product = (a & 0xFFFFFFFFu) * std::uint64_t{factor};
 #endif

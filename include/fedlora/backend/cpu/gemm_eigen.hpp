@@ -4,9 +4,10 @@
 
 #include <Eigen/Core>
 
+#include "fedlora/backend/cpu/level.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora {
+namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 
 /// A GEMM policy of CpuBackend: C = alpha · op(A) · op(B) + beta · C, row-major, single thread. `beta == 0` never reads
 /// C.
@@ -42,4 +43,8 @@ struct EigenGemm {
   }
 };
 
-}  // namespace fedlora
+}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL
+
+namespace fedlora {
+using cpu::EigenGemm;
+}

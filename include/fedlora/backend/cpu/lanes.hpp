@@ -267,31 +267,35 @@ template <class V>
 /// The first `count` lanes from memory, fewer than all; the others are zero.
 template <class T>
 [[gnu::always_inline]] inline void load_first(Lanes<T>& lanes, const T* from, Index count) {
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-  if constexpr (std::is_same_v<T, float>)
-    lanes = (Lanes<T>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
-  else
-    lanes = (Lanes<T>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
-#else
+#if defined(__SSE2__)
+  if constexpr (sizeof(Lanes<T>) == 64) {
+    if constexpr (std::is_same_v<T, float>)
+      lanes = (Lanes<T>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+    else
+      lanes = (Lanes<T>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
+    return;
+  }
+#endif
   T values[lane_count<T>] = {};
   std::memcpy(values, from, static_cast<std::size_t>(count) * sizeof(T));
   load(lanes, values);
-#endif
 }
 
 /// The first `count` lanes to memory, fewer than all.
 template <class T>
 [[gnu::always_inline]] inline void store_first(const Lanes<T>& lanes, T* to, Index count) {
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-  if constexpr (std::is_same_v<T, float>)
-    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)lanes);
-  else
-    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), (__m512d)lanes);
-#else
+#if defined(__SSE2__)
+  if constexpr (sizeof(Lanes<T>) == 64) {
+    if constexpr (std::is_same_v<T, float>)
+      _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)lanes);
+    else
+      _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), (__m512d)lanes);
+    return;
+  }
+#endif
   T values[lane_count<T>];
   store(lanes, values);
   std::memcpy(to, values, static_cast<std::size_t>(count) * sizeof(T));
-#endif
 }
 
 /// Runs `body(values, offset)` over a row: whole vectors first, then one padded with zeros for the tail. `values[i]`

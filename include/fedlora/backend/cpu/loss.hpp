@@ -15,7 +15,7 @@ namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 /// Turns each row of logits into weight · (softmax - one_hot(label)) and returns Σ -log softmax[label]. A row with a
 /// negative label counts for nothing and becomes zero.
 template <class T>
-double cross_entropy(MatrixView<T> logits, const std::int32_t* labels, T weight) {
+double cross_entropy(const MatrixView<T>& logits, const std::int32_t* labels, T weight) {
   double loss = 0;
   for (Index i = 0; i < logits.rows; ++i) {
     T* row = logits.row(i);
@@ -40,7 +40,7 @@ double cross_entropy(MatrixView<T> logits, const std::int32_t* labels, T weight)
 
 /// The loss alone; logits are left as they are.
 template <class T>
-double cross_entropy_loss(MatrixView<const T> logits, const std::int32_t* labels) {
+double cross_entropy_loss(const MatrixView<const T>& logits, const std::int32_t* labels) {
   double loss = 0;
   for (Index i = 0; i < logits.rows; ++i) {
     if (labels[i] < 0) continue;
@@ -56,7 +56,7 @@ double cross_entropy_loss(MatrixView<const T> logits, const std::int32_t* labels
 /// Turns each row of outputs into its part of the gradient of weight · Σ loss, and returns Σ loss, where a row's loss
 /// is the mean over columns of (output - target)². `targets` are as many rows, one after another.
 template <class T>
-double mean_squared_error(MatrixView<T> outputs, const T* targets, T weight) {
+double mean_squared_error(const MatrixView<T>& outputs, const T* targets, T weight) {
   const T share = weight / static_cast<T>(outputs.cols);
   double loss = 0;
   for (Index i = 0; i < outputs.rows; ++i) {
@@ -74,7 +74,7 @@ double mean_squared_error(MatrixView<T> outputs, const T* targets, T weight) {
 
 /// The same where a row's loss is the mean over columns of logistic_loss(logit, target).
 template <class T>
-double binary_cross_entropy(MatrixView<T> logits, const T* targets, T weight) {
+double binary_cross_entropy(const MatrixView<T>& logits, const T* targets, T weight) {
   const T share = weight / static_cast<T>(logits.cols);
   double loss = 0;
   for (Index i = 0; i < logits.rows; ++i) {

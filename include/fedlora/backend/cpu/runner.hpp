@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU backend's operations, as one worker has them: in one scalar type, over one GEMM policy, in its own memory.
+// The CPU backend's operations, as one worker has them: in one scalar type, over one GEMM policy and one level's loops,
+// in its own memory.
 #pragma once
 
 #include <algorithm>
@@ -9,23 +10,19 @@
 #include <utility>
 #include <vector>
 
-#include "fedlora/backend/cpu/activation.hpp"
 #include "fedlora/backend/cpu/arena.hpp"
-#include "fedlora/backend/cpu/attention.hpp"
-#include "fedlora/backend/cpu/dropout.hpp"
 #include "fedlora/backend/cpu/linear.hpp"
-#include "fedlora/backend/cpu/loss.hpp"
-#include "fedlora/backend/cpu/norm.hpp"
+#include "fedlora/backend/cpu/loops.hpp"
 #include "fedlora/backend/frozen_matrix.hpp"
 #include "fedlora/backend/operations.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
+namespace fedlora::cpu {
 
 /// Computes in T (float or double) on the calling thread. Every operation is repeatable to the bit for one build: sums
 /// have a fixed order that depends on shapes alone. What each one promises is stated here and in the functions it calls;
 /// backend/concepts.hpp lists what a runner must have.
-template <class T, class Gemm>
+template <class T, class Gemm, class Level>
 class Runner {
  public:
   Runner() = default;
@@ -77,7 +74,7 @@ class Runner {
   // --- linear layers -------------------------------------------------------------------------------------------------
   /// y = x Wᵀ (+ bias). x (rows, in), W (out, in), y (rows, out).
   void linear_forward(MatrixView<const T> x, const FrozenMatrix& w, const T* bias, MatrixView<T> y) {
-    cpu::linear_forward<Gemm>(x, w.view<T>(), bias, y);
+    cpu::linear_forward<Gemm, Level>(x, w.view<T>(), bias, y);
   }
 
   /// dx = dy W, or dx += dy W when `accumulate`.
@@ -90,7 +87,7 @@ class Runner {
     for (const LinearPart<T>& part : parts) {
       linear_forward(x, *part.weight, part.bias, part.y);
       for (const LowRankTerm<T>& term : part.terms)
-        cpu::low_rank_forward<Gemm>(x, term, part.s.left(term.rank()), part.y, arena_);
+        cpu::low_rank_forward<Gemm, Level>(x, term, part.s.left(term.rank()), part.y, arena_);
     }
   }
 
@@ -101,13 +98,13 @@ class Runner {
       if (!dx.empty()) linear_backward(part.dy, *part.weight, dx, accumulate);
       accumulate = true;
       for (const LowRankTerm<T>& term : part.terms)
-        cpu::low_rank_backward<Gemm, T>(part.dy, x, part.s.left(term.rank()), term, dx, arena_);
+        cpu::low_rank_backward<Gemm, Level, T>(part.dy, x, part.s.left(term.rank()), term, dx, arena_);
     }
   }
 
   /// A trainable linear layer: y = x Wᵀ + bias.
   void dense_forward(MatrixView<const T> x, MatrixView<const T> w, const T* bias, MatrixView<T> y) {
-    cpu::linear_forward<Gemm>(x, w, bias, y);
+    cpu::linear_forward<Gemm, Level>(x, w, bias, y);
   }
 
   /// dw += dyᵀ x (unless empty), dbias += Σ dy (unless null), dx = dy W (unless empty).
@@ -115,8 +112,7 @@ class Runner {
                       MatrixView<T> dx) {
     if (!dw.empty()) cpu::multiply_tn<Gemm, T>(dy, x, dw, T(1));
     if (dbias != nullptr)
-      for (Index i = 0; i < dy.rows; ++i)
-        for (Index j = 0; j < dy.cols; ++j) dbias[j] += dy(i, j);
+      for (Index i = 0; i < dy.rows; ++i) loops().add_row(dy.row(i), dy.cols, dbias);
     if (!dx.empty()) cpu::multiply_nn<Gemm, T>(dy, w, dx);
   }
 
@@ -130,7 +126,7 @@ class Runner {
         if (t == 0)
           std::copy_n(from, y.cols, row);
         else
-          for (Index j = 0; j < y.cols; ++j) row[j] += from[j];
+          loops().add_row(from, y.cols, row);
       }
     }
   }
@@ -142,19 +138,14 @@ class Runner {
 
   /// to[rows[i]] += from[i].
   void scatter_rows_add(MatrixView<const T> from, const std::int32_t* rows, MatrixView<T> to) {
-    for (Index i = 0; i < from.rows; ++i) {
-      const T* source = from.row(i);
-      T* target = to.row(rows[i]);
-      for (Index j = 0; j < from.cols; ++j) target[j] += source[j];
-    }
+    for (Index i = 0; i < from.rows; ++i) loops().add_row(from.row(i), from.cols, to.row(rows[i]));
   }
 
   void copy(MatrixView<const T> from, MatrixView<T> to) {
     for (Index i = 0; i < from.rows; ++i) std::copy_n(from.row(i), from.cols, to.row(i));
   }
   void add(MatrixView<const T> from, MatrixView<T> to) {
-    for (Index i = 0; i < from.rows; ++i)
-      for (Index j = 0; j < from.cols; ++j) to(i, j) += from(i, j);
+    for (Index i = 0; i < from.rows; ++i) loops().add_row(from.row(i), from.cols, to.row(i));
   }
   void fill_zero(MatrixView<T> to) {
     for (Index i = 0; i < to.rows; ++i) std::fill_n(to.row(i), to.cols, T(0));
@@ -166,7 +157,7 @@ class Runner {
       T* row = y.row(s);
       std::fill_n(row, y.cols, T(0));
       for (Index i = cu_seqlens[s]; i < cu_seqlens[s + 1]; ++i)
-        for (Index j = 0; j < x.cols; ++j) row[j] += x(i, j);
+        loops().add_row(x.row(i), x.cols, row);
       const T factor = T(1) / static_cast<T>(cu_seqlens[s + 1] - cu_seqlens[s]);
       for (Index j = 0; j < y.cols; ++j) row[j] *= factor;
     }
@@ -184,58 +175,57 @@ class Runner {
   // --- norms, activations, dropout -----------------------------------------------------------------------------------
   void norm_forward(NormKind kind, MatrixView<const T> x, const T* gamma, const T* beta, double eps, MatrixView<T> y,
                     MatrixView<T> statistics) {
-    if (kind == NormKind::layer_norm)
-      cpu::norm_forward<NormKind::layer_norm>(x, gamma, beta, static_cast<T>(eps), y, statistics);
-    else
-      cpu::norm_forward<NormKind::rms_norm>(x, gamma, beta, static_cast<T>(eps), y, statistics);
+    loops().norm_forward(kind, x, gamma, beta, static_cast<T>(eps), y, statistics);
   }
 
   void norm_backward(NormKind kind, MatrixView<const T> dy, MatrixView<const T> x, MatrixView<const T> statistics,
                      const T* gamma, MatrixView<T> dx, bool accumulate) {
-    if (kind == NormKind::layer_norm)
-      cpu::norm_backward<NormKind::layer_norm>(dy, x, statistics, gamma, dx, accumulate);
-    else
-      cpu::norm_backward<NormKind::rms_norm>(dy, x, statistics, gamma, dx, accumulate);
+    loops().norm_backward(kind, dy, x, statistics, gamma, dx, accumulate);
   }
 
   /// x ← dropout(x + bias) + residual, in place, over rows [begin, end).
   void add_residual(MatrixView<T> x, const T* bias, MatrixView<const T> residual, const Dropout& dropout,
                     const std::int32_t* row_numbers, Index begin, Index end) {
     for (Index i = begin; i < end; ++i)
-      residual_row(x.row(i), x.cols, bias, residual.row(i), dropout, row_numbers[i]);
+      loops().residual_row(x.row(i), x.cols, bias, residual.row(i), dropout, row_numbers[i]);
   }
 
   /// to = mask · scale · from over rows [begin, end); `to` may be `from`.
   void dropout(const Dropout& dropout, MatrixView<const T> from, MatrixView<T> to, const std::int32_t* row_numbers,
                Index begin, Index end) {
     for (Index i = begin; i < end; ++i)
-      dropout_row(dropout, static_cast<std::uint32_t>(row_numbers[i]), 0, from.cols, from.row(i), to.row(i));
+      loops().dropout_row(dropout, static_cast<std::uint32_t>(row_numbers[i]), 0, from.cols, from.row(i), to.row(i));
   }
 
   void activation_forward(Activation activation, MatrixView<const T> x, const T* bias, MatrixView<T> y) {
-    cpu::activation_forward(activation, x, bias, y);
+    loops().activation_forward(activation, x, bias, y);
   }
   void activation_backward(Activation activation, MatrixView<const T> x, const T* bias, MatrixView<T> dy) {
-    cpu::activation_backward(activation, x, bias, dy);
+    loops().activation_backward(activation, x, bias, dy);
   }
   void gated_forward(Activation activation, MatrixView<const T> gate, MatrixView<const T> up, MatrixView<T> y) {
-    cpu::gated_forward(activation, gate, up, y);
+    loops().gated_forward(activation, gate, up, y);
   }
   void gated_backward(Activation activation, MatrixView<const T> gate, MatrixView<const T> up, MatrixView<const T> dy,
                       MatrixView<T> dgate, MatrixView<T> dup) {
-    cpu::gated_backward(activation, gate, up, dy, dgate, dup);
+    loops().gated_backward(activation, gate, up, dy, dgate, dup);
   }
 
   // --- attention -----------------------------------------------------------------------------------------------------
   /// out = attention(q, k, v); see cpu::attention_forward.
   void attention_forward(const AttentionShape& shape, const AttentionTable& table, MatrixView<const T> q,
                          MatrixView<const T> k, MatrixView<const T> v, MatrixView<T> out) {
-    cpu::attention_forward(shape, table.spans, q, k, v, table.positions, table.row_numbers, out, arena_);
+    const auto scope = arena_.scope();
+    T* const scratch = arena_.take(loops().attention_scratch(shape, table.spans, false));
+    loops().attention_forward(shape, table.spans, q, k, v, table.positions, table.row_numbers, out, scratch);
   }
   void attention_backward(const AttentionShape& shape, const AttentionTable& table, MatrixView<const T> q,
                           MatrixView<const T> k, MatrixView<const T> v, MatrixView<const T> d_out, MatrixView<T> dq,
                           MatrixView<T> dk, MatrixView<T> dv) {
-    cpu::attention_backward(shape, table.spans, q, k, v, table.positions, table.row_numbers, d_out, dq, dk, dv, arena_);
+    const auto scope = arena_.scope();
+    T* const scratch = arena_.take(loops().attention_scratch(shape, table.spans, true));
+    loops().attention_backward(shape, table.spans, q, k, v, table.positions, table.row_numbers, d_out, dq, dk, dv,
+                               scratch);
   }
 
   /// Positions that the rotary tables hold.
@@ -250,23 +240,23 @@ class Runner {
   }
   /// Rotary positions, in place; `inverse` for the backward pass. See cpu::rotate.
   void rotate(MatrixView<T> x, Index heads, Index head_dim, const std::int32_t* positions, bool inverse) {
-    cpu::rotate(x, heads, head_dim, positions, cosines_, sines_, inverse);
+    loops().rotate(x, heads, head_dim, positions, cosines_, sines_, inverse);
   }
 
   // --- losses --------------------------------------------------------------------------------------------------------
   /// logits ← weight · (softmax - one_hot(label)); adds Σ -log softmax[label] to this runner's loss. A row with a
   /// negative label counts for nothing and becomes zero.
   void cross_entropy(MatrixView<T> logits, const std::int32_t* labels, double weight) {
-    loss_ += cpu::cross_entropy(logits, labels, static_cast<T>(weight));
+    loss_ += loops().cross_entropy(logits, labels, static_cast<T>(weight));
   }
   /// outputs ← weight · 2 (output - target) / columns; adds Σ of the rows' means of (output - target)² to this runner's
   /// loss. `targets` are placed, as many rows of as many columns.
   void mean_squared_error(MatrixView<T> outputs, const T* targets, double weight) {
-    loss_ += cpu::mean_squared_error(outputs, targets, static_cast<T>(weight));
+    loss_ += loops().mean_squared_error(outputs, targets, static_cast<T>(weight));
   }
   /// logits ← weight · (σ(logit) - target) / columns; adds Σ of the rows' means of the binary cross-entropy. As above.
   void binary_cross_entropy(MatrixView<T> logits, const T* targets, double weight) {
-    loss_ += cpu::binary_cross_entropy(logits, targets, static_cast<T>(weight));
+    loss_ += loops().binary_cross_entropy(logits, targets, static_cast<T>(weight));
   }
   /// The loss since the last call.
   double take_loss() { return std::exchange(loss_, 0.0); }
@@ -276,16 +266,18 @@ class Runner {
     for (Index i = 0; i < logits.rows; ++i) {
       const T* const row = logits.row(i);
       losses[static_cast<std::size_t>(i)] = {
-          cpu::cross_entropy_loss(MatrixView<const T>(row, 1, logits.cols), labels + i),
+          loops().cross_entropy_loss(MatrixView<const T>(row, 1, logits.cols), labels + i),
           static_cast<std::int32_t>(std::max_element(row, row + logits.cols) - row)};
     }
   }
 
  private:
+  static constexpr const Loops<T>& loops() { return Level::template loops<T>(); }
+
   Arena<T> arena_;
   std::vector<T> cosine_values_, sine_values_;
   MatrixView<const T> cosines_, sines_;
   double loss_ = 0;
 };
 
-}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL
+}  // namespace fedlora::cpu

@@ -20,12 +20,6 @@ inline constexpr Index thin_ranks = 32;
 /// Rows that are taken together: their operands stay in the cache from one thin product to the next.
 inline constexpr Index thin_rows = 32;
 
-/// Whether the thin products can be used for these widths.
-template <class T>
-bool is_thin(Index rank, Index in, Index out) {
-  return rank <= thin_ranks && in >= lane_count<T> && out >= lane_count<T>;
-}
-
 namespace thin {
 
 /// Ranks whose sums, for two rows of X, are in registers at once.
@@ -209,13 +203,6 @@ void thin_gather(const MatrixView<const T>& s, const MatrixView<const T>& x, con
     multiply_small<Left::columns>(product, gradient.rows, whole);
   if (whole < x.cols)
     thin::add_last_columns<Left::columns>(product, x, mask, static_cast<const T*>(nullptr), whole, gradient);
-}
-
-/// to = fromᵀ, for the thin factor whose ranks are its columns.
-template <class T>
-void thin_transpose(const MatrixView<const T>& from, const MatrixView<T>& to) {
-  for (Index i = 0; i < from.rows; ++i)
-    for (Index j = 0; j < from.cols; ++j) to(j, i) = from(i, j);
 }
 
 }  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL
