@@ -40,7 +40,8 @@ template <Activation Function, class T>
     value = x * sigmoid;
     slope = sigmoid + value * (T(1) - sigmoid);
   } else if constexpr (Function == Activation::tanh) {
-    for (Index lane = 0; lane < lane_count<T>; ++lane) value[lane] = std::tanh(x[lane]);
+    each<static_cast<int>(lane_count<T>)>(
+        [&](auto lane) __attribute__((always_inline)) { value[lane()] = std::tanh(x[lane()]); });
     slope = T(1) - value * value;
   } else {
     for (Index lane = 0; lane < lane_count<T>; ++lane) {

@@ -37,7 +37,7 @@ template <class T>
 
 /// Rows of one head, contiguous and padded with zeros: (rows, padded(head_dim)).
 template <class T>
-void gather_head(const MatrixView<const T>& from, Index begin, Index end, Index column, Index head_dim, T* to) {
+[[gnu::noinline]] void gather_head(const MatrixView<const T>& from, Index begin, Index end, Index column, Index head_dim, T* to) {
   const Index width = padded<T>(head_dim);
   for (Index i = begin; i < end; ++i, to += width) {
     copy_short(from.row(i) + column, head_dim, to);
@@ -45,24 +45,39 @@ void gather_head(const MatrixView<const T>& from, Index begin, Index end, Index 
   }
 }
 
-/// The same transposed: (head_dim, padded(rows)), with rows of `stride`.
+/// A column of `count` blocks of as many rows as a narrow vector has lanes, transposed: columns of `from` become rows of
+/// `to`.
 template <class T>
-void gather_head_transposed(const MatrixView<const T>& from, Index begin, Index end, Index column, Index head_dim,
-                            T* to, Index stride) {
-  using V = NarrowLanes<T>;
+[[gnu::noinline]] void transpose_blocks(const T* from, Index from_stride, Index count, T* to, Index to_stride) {
+  constexpr int block = static_cast<int>(narrow_count<T>);
+  constexpr int half = block / 2;
+  for (; count > 0; --count, from += block, to += block * to_stride) {
+    NarrowLanes<T> rows[block];
+    const T* const from_half = from + half * from_stride;
+    T* const to_half = to + half * to_stride;
+    each<half>([&](auto r) __attribute__((always_inline)) {
+      load(rows[r], from + r * from_stride);
+      load(rows[r + half], from_half + r * from_stride);
+    });
+    transpose(rows);
+    each<half>([&](auto r) __attribute__((always_inline)) {
+      store(rows[r], to + r * to_stride);
+      store(rows[r + half], to_half + r * to_stride);
+    });
+  }
+}
+
+/// Rows of one head, transposed: (head_dim, padded(rows)), with rows of `stride`.
+template <class T>
+[[gnu::noinline]] void gather_head_transposed(const MatrixView<const T>& from, Index begin, Index end, Index column,
+                                              Index head_dim, T* to, Index stride) {
   constexpr Index block = narrow_count<T>;
   const Index count = end - begin;
+  const Index whole = head_dim / block * block;
   Index j = 0;
   for (; j + block <= count; j += block) {
-    Index d = 0;
-    for (; d + block <= head_dim; d += block) {
-      V rows[block];
-      const T* const at = from.row(begin + j) + column + d;
-      each<block>([&](auto r) __attribute__((always_inline)) { load(rows[r], at + r * from.stride); });
-      transpose(rows);
-      each<block>([&](auto r) __attribute__((always_inline)) { store(rows[r], to + (d + r) * stride + j); });
-    }
-    for (; d < head_dim; ++d)
+    transpose_blocks(from.row(begin + j) + column, from.stride, whole / block, to + j, stride);
+    for (Index d = whole; d < head_dim; ++d)
       for (Index r = 0; r < block; ++r) to[d * stride + j + r] = from(begin + j + r, column + d);
   }
   for (const Index behind = padded<T>(count); j < behind; ++j)
@@ -70,7 +85,7 @@ void gather_head_transposed(const MatrixView<const T>& from, Index begin, Index 
 }
 
 template <class T>
-void scatter_head(const T* from, Index begin, Index end, Index column, Index head_dim, const MatrixView<T>& to) {
+[[gnu::noinline]] void scatter_head(const T* from, Index begin, Index end, Index column, Index head_dim, const MatrixView<T>& to) {
   const Index width = padded<T>(head_dim);
   for (Index i = begin; i < end; ++i, from += width) copy_short(from, head_dim, to.row(i) + column);
 }
@@ -88,7 +103,7 @@ inline Index visible_keys(const AttentionShape& shape, const AttentionSpan& span
 /// One row of scores: those of the first `visible` keys to exp(score - top), all others up to `width` to zero. Returns
 /// their sum by lanes.
 template <class T>
-[[gnu::always_inline]] inline void exp_row(T* scores, T top, Index visible, Index width, Lanes<T>& total) {
+[[gnu::noinline]] void exp_row(T* scores, T top, Index visible, Index width, Lanes<T>& total) {
   constexpr Index lanes = lane_count<T>;
   const Lanes<T> zero{};  // named, see exp_lanes
   total = zero;
@@ -362,19 +377,18 @@ template <class V, class T>
 template <class T>
 Index attention_scratch(const AttentionShape& shape, std::span<const AttentionSpan> spans, bool backward) {
   using attention_detail::whole_vectors;
-  const Index dim = padded<T>(shape.head_dim);
-  Index most = 0;
+  Index queries = 0, keys = 0;
   for (const AttentionSpan& span : spans) {
-    const Index queries = span.query_end - span.query_begin;
-    const Index keys = span.key_end - span.key_begin;
-    const Index transposed = shape.head_dim * whole_vectors<T>(keys);
-    const Index of_keys = whole_vectors<T>(keys * dim);
-    const Index of_queries = whole_vectors<T>(queries * dim);
-    const Index scores = std::min(queries, attention_detail::query_block) * whole_vectors<T>(keys);
-    most = std::max(most, backward ? 2 * transposed + 3 * of_keys + 3 * of_queries + 2 * scores
-                                   : transposed + of_keys + of_queries + scores);
+    queries = std::max(queries, span.query_end - span.query_begin);
+    keys = std::max(keys, span.key_end - span.key_begin);
   }
-  return most;
+  const Index dim = padded<T>(shape.head_dim);
+  const Index transposed = shape.head_dim * whole_vectors<T>(keys);
+  const Index of_keys = whole_vectors<T>(keys * dim);
+  const Index of_queries = whole_vectors<T>(queries * dim);
+  const Index scores = std::min(queries, attention_detail::query_block) * whole_vectors<T>(keys);
+  return backward ? 2 * transposed + 3 * of_keys + 3 * of_queries + 2 * scores
+                  : transposed + of_keys + of_queries + scores;
 }
 
 /// out = attention(q, k, v). q and out are (queries, heads · head_dim), k and v are (rows, kv_heads · head_dim).

@@ -62,7 +62,9 @@ template <class V>
   DropoutCounters c3 = {};
   auto k0 = static_cast<std::uint32_t>(dropout.key.bits);
   auto k1 = static_cast<std::uint32_t>(dropout.key.bits >> 32);
-  each<7>([&](auto) __attribute__((always_inline)) {
+  int rounds = 7;
+  asm("" : "+r"(rounds));  // not known: unrolled, all rounds' keys would be kept, more than there are registers
+  for (; rounds > 0; --rounds) {
     DropoutCounters p0, p1;
     multiply_low_halves(c0, 0xD2511F53u, p0);
     multiply_low_halves(c2, 0xCD9E8D57u, p1);
@@ -72,7 +74,7 @@ template <class V>
     c3 = p0;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
-  });
+  }
   const DropoutCounters first = (c0 & 0xFFFFFFFFu) | (c1 << 32);
   const DropoutCounters second = (c2 & 0xFFFFFFFFu) | (c3 << 32);
   draw_in_turn(first, second, low, high);

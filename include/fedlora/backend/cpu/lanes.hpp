@@ -5,6 +5,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #include <cmath>
@@ -207,6 +209,38 @@ template <class V>
       [&](auto lane) __attribute__((always_inline)) { lanes[lane()] = static_cast<ElementOf<V>>(lane()); });
 }
 
+/// A polynomial's coefficients, the highest power first, each as a vector.
+template <int Count>
+struct Coefficients {
+  alignas(64) float values[Count][lane_count<float>];
+
+  constexpr explicit Coefficients(const float (&coefficients)[Count]) : values() {
+    for (int i = 0; i < Count; ++i)
+      for (Index lane = 0; lane < lane_count<float>; ++lane) values[i][lane] = coefficients[i];
+  }
+};
+
+/// sum ← the polynomial at x. Where registers are few its coefficients are operands in memory: in registers, where the
+/// compiler would put them, they drive other values out of theirs.
+template <int Count>
+[[gnu::always_inline]] inline void polynomial(const Coefficients<Count>& coefficients, const Lanes<float>& x,
+                                              Lanes<float>& sum) {
+  const float* at = coefficients.values[0];
+  if constexpr (Level::registers < 32) asm("" : "+r"(at));  // what it points to is not known
+  load(sum, at);
+  each<Count - 1>([&](auto i) __attribute__((always_inline)) {
+    Lanes<float> next;
+    load(next, at + (i + 1) * lane_count<float>);
+    sum = sum * x + next;
+  });
+}
+
+inline constexpr Coefficients<6> exp_coefficients({1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                                                   4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f});
+inline constexpr Coefficients<9> normal_cdf_coefficients({3.084832349e-2f, -1.440377670e-1f, 2.169470450e-1f,
+                                                          -1.155383854e-1f, 1.374221775e-1f, 6.051943278e-2f,
+                                                          1.027152233e-1f, 1.053167482e-1f, 1.058072077e-1f});
+
 /// x ← exp(x). In float a polynomial after range reduction, with the coefficients of Cephes' expf (Moshier 1989;
 /// relative error below 2e-7); arguments are clamped to [-87, 88].
 [[gnu::always_inline]] inline void exp_lanes(Lanes<float>& x) {
@@ -222,11 +256,8 @@ template <class V>
   const Lanes<float> n = sum - magic;
   x = x - n * 0.693359375f;  // ln 2 in two pieces, the first exact in few bits
   x = x - n * -2.12194440e-4f;
-  Lanes<float> p = x * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * x + 8.3334519073e-3f;
-  p = p * x + 4.1665795894e-2f;
-  p = p * x + 1.6666665459e-1f;
-  p = p * x + 5.0000001201e-1f;
+  Lanes<float> p;
+  polynomial(exp_coefficients, x, p);
   p = p * x * x + x + 1.0f;
   Integers bits;
   std::memcpy(&bits, &sum, sizeof bits);
@@ -247,14 +278,8 @@ template <class V>
 [[gnu::always_inline]] inline void normal_cdf_lanes(const Lanes<float>& x, const Lanes<float>& e, Lanes<float>& cdf) {
   const Lanes<float> zero{};
   const Lanes<float> t = 1.0f / ((x < zero ? -x : x) * 0.26516504f + 1.0f);
-  Lanes<float> p = t * 3.084832349e-2f - 1.440377670e-1f;
-  p = p * t + 2.169470450e-1f;
-  p = p * t - 1.155383854e-1f;
-  p = p * t + 1.374221775e-1f;
-  p = p * t + 6.051943278e-2f;
-  p = p * t + 1.027152233e-1f;
-  p = p * t + 1.053167482e-1f;
-  p = p * t + 1.058072077e-1f;
+  Lanes<float> p;
+  polynomial(normal_cdf_coefficients, t, p);
   const Lanes<float> tail = t * p * e;
   cdf = x < zero ? tail : 1.0f - tail;
 }
@@ -296,6 +321,33 @@ template <class T>
   T values[lane_count<T>];
   store(lanes, values);
   std::memcpy(to, values, static_cast<std::size_t>(count) * sizeof(T));
+}
+
+/// x ← √x, rounded correctly.
+template <class T>
+[[gnu::always_inline]] inline void sqrt_lanes(Lanes<T>& x) {
+#if defined(__SSE2__)
+  constexpr bool single = std::is_same_v<T, float>;
+  if constexpr (sizeof x == 64 && single)
+    x = (Lanes<T>)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)x);
+  else if constexpr (sizeof x == 64)
+    x = (Lanes<T>)_mm512_maskz_sqrt_pd(0xFF, (__m512d)x);
+  else if constexpr (sizeof x == 32 && single)
+    x = (Lanes<T>)_mm256_sqrt_ps((__m256)x);
+  else if constexpr (sizeof x == 32)
+    x = (Lanes<T>)_mm256_sqrt_pd((__m256d)x);
+  else if constexpr (single)
+    x = (Lanes<T>)_mm_sqrt_ps((__m128)x);
+  else
+    x = (Lanes<T>)_mm_sqrt_pd((__m128d)x);
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  if constexpr (std::is_same_v<T, float>)
+    x = (Lanes<T>)vsqrtq_f32((float32x4_t)x);
+  else
+    x = (Lanes<T>)vsqrtq_f64((float64x2_t)x);
+#else
+  for (Index lane = 0; lane < lane_count<T>; ++lane) x[lane] = std::sqrt(x[lane]);
+#endif
 }
 
 /// Runs `body(values, offset)` over a row: whole vectors first, then one padded with zeros for the tail. `values[i]`

@@ -54,7 +54,7 @@ template <class T, bool Masked>
 
 /// Ranks [first, first + R) of rows i to i + Rows of S = X Aᵀ. Meanwhile the same rows of `soon` come into the cache.
 template <class T, int R, int Rows, bool Masked>
-void shrink_rows(const MatrixView<const T>& x, const T* mask, const MatrixView<const T>& a, const Tail<T>& tail,
+[[gnu::noinline]] void shrink_rows(const MatrixView<const T>& x, const T* mask, const MatrixView<const T>& a, const Tail<T>& tail,
                  Index first, Index i, T scale, const MatrixView<T>& s, const MatrixView<const T>& soon) {
   Lanes<T> sums[Rows][R] = {};
   const Index x_stride = x.stride;
@@ -118,37 +118,6 @@ void shrink(const MatrixView<const T>& x, const T* mask, const MatrixView<const 
     });
 }
 
-/// The last columns of a right factor, too few for a vector, with zeros behind them.
-template <class T>
-struct LastColumns {
-  T values[thin_rows][narrow_count<T>];
-
-  LastColumns(const MatrixView<const T>& from, const T* mask, Index first) {
-    for (Index i = 0; i < from.rows; ++i) {
-      for (Index j = first; j < from.cols; ++j)
-        values[i][j - first] = mask == nullptr ? from(i, j) : from(i, j) * mask[i * from.cols + j];
-      std::fill(values[i] + (from.cols - first), values[i] + narrow_count<T>, T(0));
-    }
-  }
-};
-
-/// The product's last columns, by way of whole vectors.
-template <Left Stored, class T>
-void add_last_columns(SmallProduct<T> product, const MatrixView<const T>& right, const T* right_mask,
-                      const T* result_mask, Index first, const MatrixView<T>& out) {
-  const LastColumns<T> last(right, right_mask, first);
-  T result[thin_rows][narrow_count<T>];
-  product.right = last.values[0];
-  product.right_stride = narrow_count<T>;
-  product.out = result[0];
-  product.out_stride = narrow_count<T>;
-  product.into = Into::overwrite;
-  multiply_small<Stored>(product, out.rows, narrow_count<T>);
-  for (Index i = 0; i < out.rows; ++i)
-    for (Index j = first; j < out.cols; ++j)
-      out(i, j) += result[i][j - first] * (result_mask == nullptr ? T(1) : result_mask[i * out.cols + j]);
-}
-
 }  // namespace thin
 
 /// S = scale · (mask ∘ X) Aᵀ. `mask` is (rows, cols) without gaps, or null. `soon` are the rows that the caller touches
@@ -162,11 +131,11 @@ void thin_shrink(const MatrixView<const T>& x, const T* mask, const MatrixView<c
     thin::shrink<T, false>(x, mask, a, scale, s, soon);
 }
 
-/// Y += scale · mask ∘ (S A), at most `thin_rows` rows and `thin_ranks` ranks.
+/// Y += scale · mask ∘ (S A).
 template <class T>
 void thin_expand(const MatrixView<const T>& s, T scale, const MatrixView<const T>& a, const T* mask,
                  const MatrixView<T>& y) {
-  SmallProduct<T> product{.left = s.data,
+  const SmallProduct<T> product{.left = s.data,
                           .left_stride = s.stride,
                           .right = a.data,
                           .right_stride = a.stride,
@@ -177,16 +146,14 @@ void thin_expand(const MatrixView<const T>& s, T scale, const MatrixView<const T
                           .scale = scale,
                           .mask = mask,
                           .mask_stride = y.cols};
-  const Index whole = y.cols - y.cols % narrow_count<T>;
-  multiply_small<Left::rows>(product, y.rows, whole);
-  if (whole < y.cols) thin::add_last_columns<Left::rows>(product, a, static_cast<const T*>(nullptr), mask, whole, y);
+  multiply_small<Left::rows>(product, y.rows, y.cols);
 }
 
-/// G += Sᵀ (mask ∘ X), at most `thin_rows` rows and `thin_ranks` ranks.
+/// G += Sᵀ (mask ∘ X).
 template <class T>
 void thin_gather(const MatrixView<const T>& s, const MatrixView<const T>& x, const T* mask,
                  const MatrixView<T>& gradient) {
-  SmallProduct<T> product{.left = s.data,
+  const SmallProduct<T> product{.left = s.data,
                           .left_stride = s.stride,
                           .right = x.data,
                           .right_stride = x.stride,
@@ -196,13 +163,10 @@ void thin_gather(const MatrixView<const T>& s, const MatrixView<const T>& x, con
                           .into = Into::add,
                           .mask = mask,
                           .mask_stride = x.cols};
-  const Index whole = x.cols - x.cols % narrow_count<T>;
   if (mask != nullptr)
-    multiply_small<Left::columns, true>(product, gradient.rows, whole);
+    multiply_small<Left::columns, true>(product, gradient.rows, x.cols);
   else
-    multiply_small<Left::columns>(product, gradient.rows, whole);
-  if (whole < x.cols)
-    thin::add_last_columns<Left::columns>(product, x, mask, static_cast<const T*>(nullptr), whole, gradient);
+    multiply_small<Left::columns>(product, gradient.rows, x.cols);
 }
 
 }  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL

@@ -40,9 +40,10 @@ namespace tile {
 /// Vectors of a tile's row: four rows of them, what they are multiplied by and a row's factor fill the registers.
 inline constexpr int vectors = Level::registers >= 32 ? 4 : Level::fused ? 3 : 2;
 
-/// Rows [row, row + Rows) of columns [column, column + Vectors vectors).
+/// Rows [row, row + Rows) of columns [column, column + Vectors vectors). The first `known` of these columns are there
+/// already: they are not added to.
 template <int Rows, int Vectors, class V, Left Stored, bool MaskedRight, class T>
-void compute(const SmallProduct<T>& p, Index row, Index column) {
+void compute(const SmallProduct<T>& p, Index row, Index column, [[maybe_unused]] Index known) {
   V sums[Rows][Vectors] = {};
   const Index left_stride = p.left_stride;
   const Index right_stride = p.right_stride;
@@ -67,12 +68,15 @@ void compute(const SmallProduct<T>& p, Index row, Index column) {
     right += right_stride;
     if constexpr (MaskedRight) mask += p.mask_stride;
   }
+  [[maybe_unused]] V place;
+  count_up(place);
   const auto finish = [&](auto&& combine) __attribute__((always_inline)) {
     each<Rows>([&](auto r) __attribute__((always_inline)) {
       const T scale = p.row_scales != nullptr ? p.row_scales[row + r] : p.scale;
       T* const out = p.out + (row + r) * p.out_stride + column;
       each<Vectors>([&](auto c) __attribute__((always_inline)) {
         V result = sums[r][c] * scale;
+        if constexpr (Vectors == 1) result = place < static_cast<T>(known) ? V{} : result;
         combine(result, out + c * count_of<V>, (row + r) * p.mask_stride + column + c * count_of<V>);
         store(result, out + c * count_of<V>);
       });
@@ -97,32 +101,37 @@ void compute(const SmallProduct<T>& p, Index row, Index column) {
 
 /// Rows [begin, end) of columns [column, column + Vectors vectors).
 template <int Vectors, class V, Left Stored, bool MaskedRight, class T>
-void compute_rows(const SmallProduct<T>& p, Index begin, Index end, Index column) {
+void compute_rows(const SmallProduct<T>& p, Index begin, Index end, Index column, Index known = 0) {
   Index row = begin;
   if constexpr (8 * Vectors + Vectors + 2 <= Level::registers)
-    for (; row + 8 <= end; row += 8) compute<8, Vectors, V, Stored, MaskedRight>(p, row, column);
-  for (; row + 4 <= end; row += 4) compute<4, Vectors, V, Stored, MaskedRight>(p, row, column);
+    for (; row + 8 <= end; row += 8) compute<8, Vectors, V, Stored, MaskedRight>(p, row, column, known);
+  for (; row + 4 <= end; row += 4) compute<4, Vectors, V, Stored, MaskedRight>(p, row, column, known);
   if (row + 2 <= end) {
-    compute<2, Vectors, V, Stored, MaskedRight>(p, row, column);
+    compute<2, Vectors, V, Stored, MaskedRight>(p, row, column, known);
     row += 2;
   }
-  if (row < end) compute<1, Vectors, V, Stored, MaskedRight>(p, row, column);
+  if (row < end) compute<1, Vectors, V, Stored, MaskedRight>(p, row, column, known);
 }
 
 template <Left Stored, bool MaskedRight, class T>
-void compute_columns(const SmallProduct<T>& p, Index begin, Index end, Index width) {
+void compute_columns(const SmallProduct<T>& p, Index rows, Index width) {
   using V = Lanes<T>;
   constexpr Index lanes = lane_count<T>;
   Index column = 0;
   for (; column + vectors * lanes <= width; column += vectors * lanes)
-    compute_rows<vectors, V, Stored, MaskedRight>(p, begin, end, column);
+    compute_rows<vectors, V, Stored, MaskedRight>(p, 0, rows, column);
   if constexpr (vectors > 2)
     for (; column + 2 * lanes <= width; column += 2 * lanes)
-      compute_rows<2, V, Stored, MaskedRight>(p, begin, end, column);
-  for (; column + lanes <= width; column += lanes) compute_rows<1, V, Stored, MaskedRight>(p, begin, end, column);
+      compute_rows<2, V, Stored, MaskedRight>(p, 0, rows, column);
+  for (; column + lanes <= width; column += lanes) compute_rows<1, V, Stored, MaskedRight>(p, 0, rows, column);
   if constexpr (narrow_count<T> < lanes)
-    for (; column < width; column += narrow_count<T>)
-      compute_rows<1, NarrowLanes<T>, Stored, MaskedRight>(p, begin, end, column);
+    if (column + narrow_count<T> <= width) {
+      compute_rows<1, NarrowLanes<T>, Stored, MaskedRight>(p, 0, rows, column);
+      column += narrow_count<T>;
+    }
+  if (const Index last = width - narrow_count<T>; column < width)  // a vector that begins early enough to be whole
+    compute_rows<1, NarrowLanes<T>, Stored, MaskedRight>(p, 0, rows, last,
+                                                         p.into == Into::overwrite ? 0 : column - last);
 }
 
 }  // namespace tile
@@ -133,10 +142,10 @@ constexpr Index padded(Index size) {
   return (size + narrow_count<T> - 1) / narrow_count<T> * narrow_count<T>;
 }
 
-/// `width` is a multiple of the narrow vectors. With MaskedRight the right factor is mask ∘ right.
+/// `width` is at least a narrow vector. With MaskedRight the right factor is mask ∘ right.
 template <Left Stored, bool MaskedRight = false, class T>
 void multiply_small(const SmallProduct<T>& product, Index rows, Index width) {
-  tile::compute_columns<Stored, MaskedRight>(product, 0, rows, width);
+  tile::compute_columns<Stored, MaskedRight>(product, rows, width);
 }
 
 }  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL
