@@ -25,7 +25,7 @@ struct Exception {
   const char* why;
 };
 constexpr std::array exceptions = {
-    Exception{"(fedlora::Activation)10>",
+    Exception{"(fedlora::Activation)10, ",
               "the rare activations: a switch and the standard library, one scalar at a time"},
 };
 

@@ -72,71 +72,106 @@ void with_activation(Activation activation, Body&& body) {
   }
 }
 
+/// One row of y = f(x + bias).
+template <Activation Function, class T>
+[[gnu::noinline]] void activation_row(Activation activation, Index size, const T* x, const T* bias, T* y) {
+  T* const outputs[1] = {y};
+  const auto activate = [&](Lanes<T>& x_lanes) __attribute__((always_inline)) {
+    Lanes<T> value, slope;
+    activation_lanes<Function, T>(activation, x_lanes, value, slope);
+    x_lanes = value;
+  };
+  if (bias != nullptr) {
+    const T* const inputs[2] = {x, bias};
+    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) {
+      v[0] += v[1];
+      activate(v[0]);
+    });
+  } else {
+    const T* const inputs[1] = {x};
+    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[1]) __attribute__((always_inline)) { activate(v[0]); });
+  }
+}
+
 /// y = f(x + bias); `bias` may be null, y may be x.
 template <class T>
 void activation_forward(Activation activation, const MatrixView<const T>& x, const T* bias, const MatrixView<T>& y) {
   with_activation(activation, [&]<Activation Function>() {
-    for (Index i = 0; i < x.rows; ++i) {
-      const T* const inputs[2] = {x.row(i), bias};
-      T* const outputs[2] = {y.row(i), nullptr};
-      for_lanes<T>(x.cols, inputs, outputs, [&](Lanes<T>(&v)[2], Index) {
-        if (bias != nullptr) v[0] += v[1];
-        Lanes<T> value, slope;
-        activation_lanes<Function, T>(activation, v[0], value, slope);
-        v[0] = value;
-      });
-    }
+    for (Index i = 0; i < x.rows; ++i) activation_row<Function>(activation, x.cols, x.row(i), bias, y.row(i));
   });
+}
+
+/// One row of dy ← dy ∘ f'(x + bias).
+template <Activation Function, class T>
+[[gnu::noinline]] void activation_row_backward(Activation activation, Index size, const T* x, const T* bias, T* dy) {
+  T* const outputs[1] = {dy};
+  const auto turn = [&](Lanes<T>& gradient, const Lanes<T>& x_lanes) __attribute__((always_inline)) {
+    Lanes<T> value, slope;
+    activation_lanes<Function, T>(activation, x_lanes, value, slope);
+    gradient *= slope;
+  };
+  if (bias != nullptr) {
+    const T* const inputs[3] = {dy, x, bias};
+    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
+      v[1] += v[2];
+      turn(v[0], v[1]);
+    });
+  } else {
+    const T* const inputs[2] = {dy, x};
+    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) { turn(v[0], v[1]); });
+  }
 }
 
 /// dy ← dy ∘ f'(x + bias), in place.
 template <class T>
 void activation_backward(Activation activation, const MatrixView<const T>& x, const T* bias, const MatrixView<T>& dy) {
   with_activation(activation, [&]<Activation Function>() {
-    for (Index i = 0; i < x.rows; ++i) {
-      const T* const inputs[3] = {dy.row(i), x.row(i), bias};
-      T* const outputs[3] = {dy.row(i), nullptr, nullptr};
-      for_lanes<T>(x.cols, inputs, outputs, [&](Lanes<T>(&v)[3], Index) {
-        if (bias != nullptr) v[1] += v[2];
-        Lanes<T> value, slope;
-        activation_lanes<Function, T>(activation, v[1], value, slope);
-        v[0] *= slope;
-      });
-    }
+    for (Index i = 0; i < x.rows; ++i) activation_row_backward<Function>(activation, x.cols, x.row(i), bias, dy.row(i));
+  });
+}
+
+/// One row of y = f(gate) ∘ up.
+template <Activation Function, class T>
+[[gnu::noinline]] void gated_row(Activation activation, Index size, const T* gate, const T* up, T* y) {
+  const T* const inputs[2] = {gate, up};
+  T* const outputs[1] = {y};
+  for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) {
+    Lanes<T> value, slope;
+    activation_lanes<Function, T>(activation, v[0], value, slope);
+    v[0] = value * v[1];
   });
 }
 
 /// y = f(gate) ∘ up (SwiGLU: Shazeer 2020, arXiv 2002.05202).
 template <class T>
-void gated_forward(Activation activation, const MatrixView<const T>& gate, const MatrixView<const T>& up, const MatrixView<T>& y) {
+void gated_forward(Activation activation, const MatrixView<const T>& gate, const MatrixView<const T>& up,
+                   const MatrixView<T>& y) {
   with_activation(activation, [&]<Activation Function>() {
-    for (Index i = 0; i < gate.rows; ++i) {
-      const T* const inputs[2] = {gate.row(i), up.row(i)};
-      T* const outputs[2] = {y.row(i), nullptr};
-      for_lanes<T>(gate.cols, inputs, outputs, [&](Lanes<T>(&v)[2], Index) {
-        Lanes<T> value, slope;
-        activation_lanes<Function, T>(activation, v[0], value, slope);
-        v[0] = value * v[1];
-      });
-    }
+    for (Index i = 0; i < gate.rows; ++i) gated_row<Function>(activation, gate.cols, gate.row(i), up.row(i), y.row(i));
+  });
+}
+
+/// One row of dgate = dy ∘ up ∘ f'(gate) and dup = dy ∘ f(gate).
+template <Activation Function, class T>
+[[gnu::noinline]] void gated_row_backward(Activation activation, Index size, const T* gate, const T* up, const T* dy,
+                                          T* dgate, T* dup) {
+  const T* const inputs[3] = {dy, gate, up};
+  T* const outputs[2] = {dup, dgate};
+  for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
+    Lanes<T> value, slope;
+    activation_lanes<Function, T>(activation, v[1], value, slope);
+    v[1] = v[0] * v[2] * slope;
+    v[0] = v[0] * value;
   });
 }
 
 /// Given dy: dgate = dy ∘ up ∘ f'(gate) and dup = dy ∘ f(gate). dup may be dy.
 template <class T>
-void gated_backward(Activation activation, const MatrixView<const T>& gate, const MatrixView<const T>& up, const MatrixView<const T>& dy,
-                    const MatrixView<T>& dgate, const MatrixView<T>& dup) {
+void gated_backward(Activation activation, const MatrixView<const T>& gate, const MatrixView<const T>& up,
+                    const MatrixView<const T>& dy, const MatrixView<T>& dgate, const MatrixView<T>& dup) {
   with_activation(activation, [&]<Activation Function>() {
-    for (Index i = 0; i < gate.rows; ++i) {
-      const T* const inputs[3] = {dy.row(i), gate.row(i), up.row(i)};
-      T* const outputs[3] = {dup.row(i), dgate.row(i), nullptr};
-      for_lanes<T>(gate.cols, inputs, outputs, [&](Lanes<T>(&v)[3], Index) {
-        Lanes<T> value, slope;
-        activation_lanes<Function, T>(activation, v[1], value, slope);
-        v[1] = v[0] * v[2] * slope;
-        v[0] = v[0] * value;
-      });
-    }
+    for (Index i = 0; i < gate.rows; ++i)
+      gated_row_backward<Function>(activation, gate.cols, gate.row(i), up.row(i), dy.row(i), dgate.row(i), dup.row(i));
   });
 }
 

@@ -23,71 +23,74 @@ namespace attention_detail {
 /// Queries whose scores exist at the same time.
 inline constexpr Index query_block = 32;
 
-/// `size` scalars from one place to another, a few vectors as a rule.
+/// Rows of `size` scalars from one place to another, a few narrow vectors each as a rule.
 template <class T>
-[[gnu::always_inline]] inline void copy_short(const T* from, Index size, T* to) {
+[[gnu::noinline]] void copy_rows(const T* from, Index from_stride, Index rows, Index size, T* to, Index to_stride) {
   Index i = 0;
   for (; i + narrow_count<T> <= size; i += narrow_count<T>) {
-    NarrowLanes<T> lanes;
-    load(lanes, from + i);
-    store(lanes, to + i);
+    const T* at = from + i;
+    T* into = to + i;
+    for (Index row = 0; row < rows; ++row, at += from_stride, into += to_stride) {
+      NarrowLanes<T> lanes;
+      load(lanes, at);
+      store(lanes, into);
+    }
   }
-  for (; i < size; ++i) to[i] = from[i];
+  for (; i < size; ++i)
+    for (Index row = 0; row < rows; ++row) to[row * to_stride + i] = from[row * from_stride + i];
 }
 
 /// Rows of one head, contiguous and padded with zeros: (rows, padded(head_dim)).
 template <class T>
-[[gnu::noinline]] void gather_head(const MatrixView<const T>& from, Index begin, Index end, Index column, Index head_dim, T* to) {
+void gather_head(const MatrixView<const T>& from, Index begin, Index end, Index column, Index head_dim, T* to) {
   const Index width = padded<T>(head_dim);
-  for (Index i = begin; i < end; ++i, to += width) {
-    copy_short(from.row(i) + column, head_dim, to);
-    for (Index d = head_dim; d < width; ++d) to[d] = T(0);
+  if (head_dim < width) std::fill_n(to, (end - begin) * width, T(0));
+  copy_rows(from.row(begin) + column, from.stride, end - begin, head_dim, to, width);
+}
+
+template <class T>
+void scatter_head(const T* from, Index begin, Index end, Index column, Index head_dim, const MatrixView<T>& to) {
+  copy_rows(from, padded<T>(head_dim), end - begin, head_dim, to.row(begin) + column, to.stride);
+}
+
+/// `count` blocks of four rows (two of double) and as many columns, one block to the right of the other, become columns.
+template <class T>
+[[gnu::noinline]] void transpose_blocks(const T* from, Index from_stride, Index count, T* to, Index to_stride) {
+  using V = typename LanesOf<T, 16>::type;
+  constexpr int block = static_cast<int>(count_of<V>);
+  for (; count > 0; --count, from += block, to += block * to_stride) {
+    V rows[block];
+    each<block>([&](auto r) __attribute__((always_inline)) { load(rows[r], from + r * from_stride); });
+    transpose(rows);
+    each<block>([&](auto r) __attribute__((always_inline)) { store(rows[r], to + r * to_stride); });
   }
 }
 
-/// A column of `count` blocks of as many rows as a narrow vector has lanes, transposed: columns of `from` become rows of
-/// `to`.
+/// Column by column, what no block holds: to[d][j] = from[j][d].
 template <class T>
-[[gnu::noinline]] void transpose_blocks(const T* from, Index from_stride, Index count, T* to, Index to_stride) {
-  constexpr int block = static_cast<int>(narrow_count<T>);
-  constexpr int half = block / 2;
-  for (; count > 0; --count, from += block, to += block * to_stride) {
-    NarrowLanes<T> rows[block];
-    const T* const from_half = from + half * from_stride;
-    T* const to_half = to + half * to_stride;
-    each<half>([&](auto r) __attribute__((always_inline)) {
-      load(rows[r], from + r * from_stride);
-      load(rows[r + half], from_half + r * from_stride);
-    });
-    transpose(rows);
-    each<half>([&](auto r) __attribute__((always_inline)) {
-      store(rows[r], to + r * to_stride);
-      store(rows[r + half], to_half + r * to_stride);
-    });
+[[gnu::noinline]] void transpose_rest(const T* from, Index from_stride, Index rows, Index columns, T* to,
+                                      Index to_stride) {
+  for (; columns > 0; --columns, ++from, to += to_stride) {
+    const T* at = from;
+    for (Index j = 0; j < rows; ++j, at += from_stride) to[j] = *at;
   }
 }
 
 /// Rows of one head, transposed: (head_dim, padded(rows)), with rows of `stride`.
 template <class T>
-[[gnu::noinline]] void gather_head_transposed(const MatrixView<const T>& from, Index begin, Index end, Index column,
-                                              Index head_dim, T* to, Index stride) {
-  constexpr Index block = narrow_count<T>;
+void gather_head_transposed(const MatrixView<const T>& from, Index begin, Index end, Index column, Index head_dim,
+                            T* to, Index stride) {
+  constexpr Index block = 16 / static_cast<Index>(sizeof(T));
   const Index count = end - begin;
   const Index whole = head_dim / block * block;
-  Index j = 0;
-  for (; j + block <= count; j += block) {
-    transpose_blocks(from.row(begin + j) + column, from.stride, whole / block, to + j, stride);
-    for (Index d = whole; d < head_dim; ++d)
-      for (Index r = 0; r < block; ++r) to[d * stride + j + r] = from(begin + j + r, column + d);
-  }
-  for (const Index behind = padded<T>(count); j < behind; ++j)
-    for (Index d = 0; d < head_dim; ++d) to[d * stride + j] = j < count ? from(begin + j, column + d) : T(0);
-}
-
-template <class T>
-[[gnu::noinline]] void scatter_head(const T* from, Index begin, Index end, Index column, Index head_dim, const MatrixView<T>& to) {
-  const Index width = padded<T>(head_dim);
-  for (Index i = begin; i < end; ++i, from += width) copy_short(from, head_dim, to.row(i) + column);
+  const Index whole_rows = count / block * block;
+  const T* const at = from.row(begin) + column;
+  if (count < padded<T>(count))
+    for (Index d = 0; d < head_dim; ++d) std::fill(to + d * stride + count, to + d * stride + padded<T>(count), T(0));
+  for (Index j = 0; j < whole_rows; j += block)
+    transpose_blocks(at + j * from.stride, from.stride, whole / block, to + j, stride);
+  transpose_rest(at + whole, from.stride, whole_rows, head_dim - whole, to + whole * stride, stride);
+  transpose_rest(at + whole_rows * from.stride, from.stride, count - whole_rows, head_dim, to + whole_rows, stride);
 }
 
 /// How many keys query `i` of the sequence sees. Without `positions` the queries are all rows of the sequence, in
@@ -107,6 +110,7 @@ template <class T>
   constexpr Index lanes = lane_count<T>;
   const Lanes<T> zero{};  // named, see exp_lanes
   total = zero;
+  for (Index j = (visible + lanes - 1) / lanes * lanes; j < width; j += lanes) store(zero, scores + j);
   Index j = 0;
   for (; j + lanes <= visible; j += lanes) {
     Lanes<T> values;
@@ -125,9 +129,7 @@ template <class T>
     values = place < static_cast<T>(visible - j) ? values : zero;
     total += values;
     store(values, scores + j);
-    j += lanes;
   }
-  for (; j < width; j += lanes) store(zero, scores + j);
 }
 
 /// `Rows` rows of scores → exp(score - largest) and, of each row, 1 / its sum; the probabilities are their product. Zero
@@ -224,7 +226,7 @@ struct QueryBlock {
   Index keys = 0;  ///< the most that one of them sees
 
   template <class T>
-  QueryBlock(const Head<T>& head, Index first_, Index count_) : first(first_), count(count_) {
+  [[gnu::noinline]] QueryBlock(const Head<T>& head, Index first_, Index count_) : first(first_), count(count_) {
     for (Index i = 0; i < count; ++i) {
       visible[i] = visible_keys(head.shape, head.span, head.positions, first + i);
       keys = std::max(keys, visible[i]);
@@ -234,7 +236,7 @@ struct QueryBlock {
 
 /// to[i] ← dropout of from[i] over a block's rows of probabilities.
 template <class T>
-void drop_scores(const Head<T>& head, const QueryBlock& block, T* scores) {
+[[gnu::noinline]] void drop_scores(const Head<T>& head, const QueryBlock& block, T* scores) {
   for (Index i = 0; i < block.count; ++i)
     dropout_row(head.dropout, static_cast<std::uint32_t>(head.row_numbers[head.span.query_begin + block.first + i]),
                 static_cast<std::uint32_t>(head.head), block.keys, scores + i * head.stride, scores + i * head.stride);
@@ -373,15 +375,10 @@ template <class V, class T>
 
 }  // namespace attention_detail
 
-/// Scalars of scratch that attention over these spans needs, forward or backward.
+/// Scalars of scratch that attention over sequences of at most so many queries and keys needs, forward or backward.
 template <class T>
-Index attention_scratch(const AttentionShape& shape, std::span<const AttentionSpan> spans, bool backward) {
+Index attention_scratch(const AttentionShape& shape, Index queries, Index keys, bool backward) {
   using attention_detail::whole_vectors;
-  Index queries = 0, keys = 0;
-  for (const AttentionSpan& span : spans) {
-    queries = std::max(queries, span.query_end - span.query_begin);
-    keys = std::max(keys, span.key_end - span.key_begin);
-  }
   const Index dim = padded<T>(shape.head_dim);
   const Index transposed = shape.head_dim * whole_vectors<T>(keys);
   const Index of_keys = whole_vectors<T>(keys * dim);

@@ -6,7 +6,6 @@
 #include <immintrin.h>
 #endif
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -80,58 +79,90 @@ template <class V>
   draw_in_turn(first, second, low, high);
 }
 
+/// Vectors of T that hold a block's elements.
+template <class T>
+inline constexpr int dropout_vectors = static_cast<int>(dropout_block / lane_count<T>);
+
+/// 0 or the scale for the elements [column, column + dropout_block).
+template <class T>
+[[gnu::always_inline]] inline void draw_mask(const Dropout& dropout, std::uint32_t row, std::uint32_t plane,
+                                             Index column, Lanes<T> (&mask)[dropout_vectors<T>]) {
+  DropoutWords words[2];
+  dropout_words(dropout, row, plane, column, words[0], words[1]);
+  const Lanes<T> zero{};
+  const Lanes<T> kept = zero + static_cast<T>(dropout.scale);
+  each<2>([&](auto i) __attribute__((always_inline)) {
+    if constexpr (std::is_same_v<T, float>) {
+      mask[i] = words[i] >= dropout.threshold ? kept : zero;
+    } else {  // each word becomes 64 bits wide
+      constexpr int count = static_cast<int>(sizeof(DropoutWords) / sizeof(std::uint32_t));
+      const DropoutWords none{};
+      DropoutWords first, second;
+      shuffle<Interleaved<count, false>>(words[i], none, first);
+      shuffle<Interleaved<count, true>>(words[i], none, second);
+      const DropoutCounters threshold = DropoutCounters{} + std::uint64_t{dropout.threshold};
+      mask[2 * i] = (DropoutCounters)first >= threshold ? kept : zero;
+      mask[2 * i + 1] = (DropoutCounters)second >= threshold ? kept : zero;
+    }
+  });
+}
+
 /// mask[i] = 0 or the scale over one row of `size` elements.
 template <class T>
 void dropout_mask(const Dropout& dropout, std::uint32_t row, std::uint32_t plane, Index size, T* mask) {
-  const T scale = static_cast<T>(dropout.scale);
-  constexpr Index half = dropout_block / 2;
+  constexpr Index lanes = lane_count<T>;
+  Lanes<T> drawn[dropout_vectors<T>];
   Index column = 0;
-  if constexpr (std::is_same_v<T, float>) {
-    const Lanes<float> zero{};
-    const Lanes<float> kept = zero + scale;
-    for (; column + dropout_block <= size; column += dropout_block) {
-      DropoutWords low, high;
-      dropout_words(dropout, row, plane, column, low, high);
-      store(low >= dropout.threshold ? kept : zero, mask + column);
-      store(high >= dropout.threshold ? kept : zero, mask + column + half);
-    }
+  for (; column + dropout_block <= size; column += dropout_block) {
+    draw_mask<T>(dropout, row, plane, column, drawn);
+    each<dropout_vectors<T>>(
+        [&](auto i) __attribute__((always_inline)) { store(drawn[i], mask + column + i * lanes); });
   }
-  for (; column < size; column += dropout_block) {
-    DropoutWords drawn[2];
-    dropout_words(dropout, row, plane, column, drawn[0], drawn[1]);
-    std::uint32_t words[dropout_block];
-    std::memcpy(words, drawn, sizeof words);
-    const Index count = std::min(size - column, dropout_block);
-    for (Index i = 0; i < count; ++i) mask[column + i] = words[i] >= dropout.threshold ? scale : T(0);
-  }
+  if (column == size) return;
+  draw_mask<T>(dropout, row, plane, column, drawn);
+  each<dropout_vectors<T>>([&](auto i) __attribute__((always_inline)) {
+    const Index at = column + i * lanes;
+    if (at + lanes <= size)
+      store(drawn[i], mask + at);
+    else if (at < size)
+      store_first<T>(drawn[i], mask + at, size - at);
+  });
 }
 
 /// to[i] = mask_i * scale * from[i] over one row of `size` elements; `to` may be `from`.
 template <class T>
 void dropout_row(const Dropout& dropout, std::uint32_t row, std::uint32_t plane, Index size, const T* from, T* to) {
-  const T scale = static_cast<T>(dropout.scale);
-  constexpr Index half = dropout_block / 2;
+  constexpr Index lanes = lane_count<T>;
+  const Lanes<T> zero{};
+  Lanes<T> drawn[dropout_vectors<T>];
+  Lanes<T> values;
+  // What is dropped becomes zero whatever it was.
+  const auto drop = [&](const Lanes<T>& mask) __attribute__((always_inline)) {
+    values = mask > zero ? values * mask : zero;
+  };
   Index column = 0;
-  if constexpr (std::is_same_v<T, float>) {
-    const Lanes<float> zero{};
-    for (; column + dropout_block <= size; column += dropout_block) {
-      DropoutWords low, high;
-      Lanes<float> values;
-      dropout_words(dropout, row, plane, column, low, high);
-      load(values, from + column);
-      store(low >= dropout.threshold ? values * scale : zero, to + column);
-      load(values, from + column + half);
-      store(high >= dropout.threshold ? values * scale : zero, to + column + half);
+  for (; column + dropout_block <= size; column += dropout_block) {
+    draw_mask<T>(dropout, row, plane, column, drawn);
+    each<dropout_vectors<T>>([&](auto i) __attribute__((always_inline)) {
+      load(values, from + column + i * lanes);
+      drop(drawn[i]);
+      store(values, to + column + i * lanes);
+    });
+  }
+  if (column == size) return;
+  draw_mask<T>(dropout, row, plane, column, drawn);
+  each<dropout_vectors<T>>([&](auto i) __attribute__((always_inline)) {
+    const Index at = column + i * lanes;
+    if (at + lanes <= size) {
+      load(values, from + at);
+      drop(drawn[i]);
+      store(values, to + at);
+    } else if (at < size) {
+      load_first<T>(values, from + at, size - at);
+      drop(drawn[i]);
+      store_first<T>(values, to + at, size - at);
     }
-  }
-  for (; column < size; column += dropout_block) {
-    DropoutWords drawn[2];
-    dropout_words(dropout, row, plane, column, drawn[0], drawn[1]);
-    std::uint32_t words[dropout_block];
-    std::memcpy(words, drawn, sizeof words);
-    const Index count = std::min(size - column, dropout_block);
-    for (Index i = 0; i < count; ++i) to[column + i] = words[i] >= dropout.threshold ? from[column + i] * scale : T(0);
-  }
+  });
 }
 
 }  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL

@@ -220,13 +220,20 @@ struct Coefficients {
   }
 };
 
-/// sum ← the polynomial at x. Where registers are few its coefficients are operands in memory: in registers, where the
-/// compiler would put them, they drive other values out of theirs.
+/// Where coefficients stand. Where registers are few they stay there, operands in memory: in registers, where the compiler
+/// would keep them, they drive other values out of theirs.
+template <int Count>
+[[gnu::always_inline]] inline const float* in_memory(const Coefficients<Count>& coefficients) {
+  const float* at = coefficients.values[0];
+  if constexpr (Level::registers < 32) asm("" : "+r"(at));  // what it points to is not known
+  return at;
+}
+
+/// sum ← the polynomial at x.
 template <int Count>
 [[gnu::always_inline]] inline void polynomial(const Coefficients<Count>& coefficients, const Lanes<float>& x,
                                               Lanes<float>& sum) {
-  const float* at = coefficients.values[0];
-  if constexpr (Level::registers < 32) asm("" : "+r"(at));  // what it points to is not known
+  const float* const at = in_memory(coefficients);
   load(sum, at);
   each<Count - 1>([&](auto i) __attribute__((always_inline)) {
     Lanes<float> next;
@@ -235,8 +242,11 @@ template <int Count>
   });
 }
 
+/// 1 / ln 2, and ln 2 in two pieces, the first exact in few bits.
+inline constexpr Coefficients<3> exp_reduction({1.44269504088896341f, 0.693359375f, -2.12194440e-4f});
 inline constexpr Coefficients<6> exp_coefficients({1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
                                                    4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f});
+inline constexpr Coefficients<1> normal_cdf_slope({0.26516504f});
 inline constexpr Coefficients<9> normal_cdf_coefficients({3.084832349e-2f, -1.440377670e-1f, 2.169470450e-1f,
                                                           -1.155383854e-1f, 1.374221775e-1f, 6.051943278e-2f,
                                                           1.027152233e-1f, 1.053167482e-1f, 1.058072077e-1f});
@@ -252,10 +262,15 @@ inline constexpr Coefficients<9> normal_cdf_coefficients({3.084832349e-2f, -1.44
   x = x > high ? high : x;
   // 1.5 · 2²³ + 127: adding it rounds to an integer n, and leaves n + 127, the exponent of 2ⁿ, in the lowest bits.
   const Lanes<float> magic = zero + 12583039.0f;
-  const Lanes<float> sum = x * 1.44269504088896341f + magic;
+  const float* const reduction = in_memory(exp_reduction);
+  Lanes<float> factor;
+  load(factor, reduction);
+  const Lanes<float> sum = x * factor + magic;
   const Lanes<float> n = sum - magic;
-  x = x - n * 0.693359375f;  // ln 2 in two pieces, the first exact in few bits
-  x = x - n * -2.12194440e-4f;
+  load(factor, reduction + lane_count<float>);
+  x = x - n * factor;
+  load(factor, reduction + 2 * lane_count<float>);
+  x = x - n * factor;
   Lanes<float> p;
   polynomial(exp_coefficients, x, p);
   p = p * x * x + x + 1.0f;
@@ -277,7 +292,9 @@ inline constexpr Coefficients<9> normal_cdf_coefficients({3.084832349e-2f, -1.44
 /// in double by the standard library.
 [[gnu::always_inline]] inline void normal_cdf_lanes(const Lanes<float>& x, const Lanes<float>& e, Lanes<float>& cdf) {
   const Lanes<float> zero{};
-  const Lanes<float> t = 1.0f / ((x < zero ? -x : x) * 0.26516504f + 1.0f);
+  Lanes<float> slope;
+  load(slope, in_memory(normal_cdf_slope));
+  const Lanes<float> t = 1.0f / ((x < zero ? -x : x) * slope + 1.0f);
   Lanes<float> p;
   polynomial(normal_cdf_coefficients, t, p);
   const Lanes<float> tail = t * p * e;
@@ -350,32 +367,41 @@ template <class T>
 #endif
 }
 
-/// Runs `body(values, offset)` over a row: whole vectors first, then one padded with zeros for the tail. `values[i]`
-/// comes from `inputs[i]` and goes to `outputs[i]`, where these are not null.
-template <class T, int Count, class Body>
-[[gnu::always_inline]] inline void for_lanes(Index size, const T* const (&inputs)[Count], T* const (&outputs)[Count],
-                                             Body&& body) {
+/// Runs `body(values)` over a row: whole vectors first, then one padded with zeros for the tail. `values[i]` comes from
+/// `inputs[i]`, and the first of them go to the outputs, which may be inputs too.
+template <class T, int Inputs, int Outputs, class Body>
+[[gnu::always_inline]] inline void for_lanes(Index size, const T* const (&inputs)[Inputs],
+                                             T* const (&outputs)[Outputs], Body&& body) {
+  static_assert(Outputs <= Inputs);
   constexpr Index width = lane_count<T>;
+  Lanes<T> values[Inputs];
   Index offset = 0;
   for (; offset + width <= size; offset += width) {
-    Lanes<T> values[Count] = {};
-    each<Count>([&](auto i) __attribute__((always_inline)) {
-      if (inputs[i] != nullptr) load(values[i], inputs[i] + offset);
-    });
-    body(values, offset);
-    each<Count>([&](auto i) __attribute__((always_inline)) {
-      if (outputs[i] != nullptr) store(values[i], outputs[i] + offset);
-    });
+    each<Inputs>([&](auto i) __attribute__((always_inline)) { load(values[i], inputs[i] + offset); });
+    body(values);
+    each<Outputs>([&](auto i) __attribute__((always_inline)) { store(values[i], outputs[i] + offset); });
   }
   if (offset == size) return;
-  Lanes<T> values[Count] = {};
-  each<Count>([&](auto i) __attribute__((always_inline)) {
-    if (inputs[i] != nullptr) load_first(values[i], inputs[i] + offset, size - offset);
-  });
-  body(values, offset);
-  each<Count>([&](auto i) __attribute__((always_inline)) {
-    if (outputs[i] != nullptr) store_first(values[i], outputs[i] + offset, size - offset);
-  });
+  const Index rest = size - offset;
+  each<Inputs>([&](auto i) __attribute__((always_inline)) { load_first<T>(values[i], inputs[i] + offset, rest); });
+  body(values);
+  each<Outputs>([&](auto i) __attribute__((always_inline)) { store_first<T>(values[i], outputs[i] + offset, rest); });
+}
+
+/// The same without outputs.
+template <class T, int Inputs, class Body>
+[[gnu::always_inline]] inline void visit_lanes(Index size, const T* const (&inputs)[Inputs], Body&& body) {
+  constexpr Index width = lane_count<T>;
+  Lanes<T> values[Inputs];
+  Index offset = 0;
+  for (; offset + width <= size; offset += width) {
+    each<Inputs>([&](auto i) __attribute__((always_inline)) { load(values[i], inputs[i] + offset); });
+    body(values);
+  }
+  if (offset == size) return;
+  each<Inputs>(
+      [&](auto i) __attribute__((always_inline)) { load_first<T>(values[i], inputs[i] + offset, size - offset); });
+  body(values);
 }
 
 }  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL

@@ -53,7 +53,7 @@ struct Loops {
   void (*gated_backward)(Activation, In gate, In up, In dy, Out dgate, Out dup);
 
   // --- attention
-  Index (*attention_scratch)(const AttentionShape&, Spans, bool backward);
+  Index (*attention_scratch)(const AttentionShape&, Index queries, Index keys, bool backward);
   void (*attention_forward)(const AttentionShape&, Spans, In q, In k, In v, const Int* positions, const Int* row_numbers,
                             Out out, T* scratch);
   void (*attention_backward)(const AttentionShape&, Spans, In q, In k, In v, const Int* positions,

@@ -35,22 +35,27 @@ T row_sum(const T* x, Index size, F&& f) {
 
 /// One row of norm forward: writes y and the two statistics {mean (0 for RMSNorm), 1 / deviation}.
 template <NormKind Kind, class T>
-void norm_row(const T* x, Index size, const T* gamma, const T* beta, T eps, T* y, T* statistics) {
+[[gnu::noinline]] void norm_row(const T* x, Index size, const T* gamma, const T* beta, T eps, T* y, T* statistics) {
   T mean = T(0);
   if constexpr (Kind == NormKind::layer_norm) mean = row_sum(x, size, [](Lanes<T>&) {}) / static_cast<T>(size);
-  const T square = row_sum(x, size, [&](Lanes<T>& v) {
+  const T square = row_sum(x, size, [&](Lanes<T>& v) __attribute__((always_inline)) {
     v -= mean;
     v *= v;
   });
   const T inverse = T(1) / std::sqrt(square / static_cast<T>(size) + eps);
   statistics[0] = mean;
   statistics[1] = inverse;
-  const T* const inputs[3] = {x, gamma, beta};
-  T* const outputs[3] = {y, nullptr, nullptr};
-  for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[3], Index) {
-    v[0] = (v[0] - mean) * inverse * v[1];
-    if constexpr (Kind == NormKind::layer_norm) v[0] += v[2];
-  });
+  T* const outputs[1] = {y};
+  if constexpr (Kind == NormKind::layer_norm) {
+    const T* const inputs[3] = {x, gamma, beta};
+    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
+      v[0] = (v[0] - mean) * inverse * v[1] + v[2];
+    });
+  } else {
+    const T* const inputs[2] = {x, gamma};
+    for_lanes<T>(size, inputs, outputs,
+                 [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) { v[0] = v[0] * inverse * v[1]; });
+  }
 }
 
 /// y = norm(x); statistics is (rows, 2). `beta` is not read for RMSNorm. y may be x.
@@ -66,28 +71,34 @@ void norm_forward(NormKind kind, const MatrixView<const T>& x, const T* gamma, c
 
 /// One row of norm backward.
 template <NormKind Kind, class T>
-void norm_row_backward(const T* dy, const T* x, Index size, const T* statistics, const T* gamma, T* dx,
-                       bool accumulate) {
+[[gnu::noinline]] void norm_row_backward(const T* dy, const T* x, Index size, const T* statistics, const T* gamma,
+                                         T* dx, bool accumulate) {
   const T mean = statistics[0];
   const T inverse = statistics[1];
   // With x̂ = (x - mean) / deviation and g = gamma ∘ dy:  dx = (g - mean(g) - x̂ mean(g ∘ x̂)) / deviation.
   Lanes<T> sum_g{};
   Lanes<T> sum_gx{};
   const T* const inputs[3] = {dy, x, gamma};
-  T* const nowhere[3] = {nullptr, nullptr, nullptr};
-  for_lanes<T>(size, inputs, nowhere, [&](Lanes<T>(&v)[3], Index) {
+  visit_lanes<T>(size, inputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
     const Lanes<T> g = v[0] * v[2];  // gamma is zero in the padding
     sum_g += g;
     sum_gx += g * (v[1] - mean);
   });
   const T mean_g = Kind == NormKind::layer_norm ? sum_lanes(sum_g) / static_cast<T>(size) : T(0);
   const T slope = sum_lanes(sum_gx) * inverse * inverse / static_cast<T>(size);
-  const T* const again[4] = {dy, x, gamma, accumulate ? dx : nullptr};
-  T* const outputs[4] = {dx, nullptr, nullptr, nullptr};
-  for_lanes<T>(size, again, outputs, [&](Lanes<T>(&v)[4], Index) {
-    const Lanes<T> result = (v[0] * v[2] - mean_g - (v[1] - mean) * slope) * inverse;
-    v[0] = accumulate ? v[3] + result : result;
-  });
+  T* const outputs[1] = {dx};
+  const auto turn = [&](auto& v) __attribute__((always_inline)) {
+    v[0] = (v[0] * v[2] - mean_g - (v[1] - mean) * slope) * inverse;
+  };
+  if (accumulate) {
+    const T* const again[4] = {dy, x, gamma, dx};
+    for_lanes<T>(size, again, outputs, [&](Lanes<T>(&v)[4]) __attribute__((always_inline)) {
+      turn(v);
+      v[0] += v[3];
+    });
+  } else {
+    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) { turn(v); });
+  }
 }
 
 /// Given dy, dx = norm'(dy) at x, or dx += … when `accumulate`. dx may be dy when not accumulating.

@@ -12,21 +12,26 @@ namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 /// m ← m + (1 − β₁)(g − m), v ← β₂ v + (1 − β₂) g², w ← decay · w + step_size · m / (√v / correction + eps).
 template <class T>
 void adamw_step(const AdamWFactors<T>& by, std::size_t size, T* w, const T* g, T* m, T* v) {
-  const T decay = by.decay, blend = by.blend, keep = by.keep, fresh = by.fresh;
+  const T decay = by.decay, keep = by.keep, fresh = by.fresh;
   const T step_size = by.step_size, correction = by.correction, eps = by.eps;
-  const bool near_start = blend < T(0.5);  // torch's lerp takes the form that is exact at the nearer end
-  const T* const inputs[4] = {w, g, m, v};
-  T* const outputs[4] = {w, nullptr, m, v};
-  for_lanes<T>(static_cast<Index>(size), inputs, outputs, [&](Lanes<T>(&x)[4], Index) __attribute__((always_inline)) {
-    if (near_start)
-      x[2] = x[2] + blend * (x[1] - x[2]);
-    else
-      x[2] = x[1] - (x[1] - x[2]) * (T(1) - blend);
-    x[3] = x[3] * keep + fresh * x[1] * x[1];
-    Lanes<T> root = x[3];
-    sqrt_lanes<T>(root);
-    x[0] = x[0] * decay + step_size * x[2] / (root / correction + eps);
-  });
+  const T* const inputs[4] = {w, m, v, g};
+  T* const outputs[3] = {w, m, v};
+  const auto step = [&](auto&& blend_in) __attribute__((always_inline)) {
+    for_lanes<T>(static_cast<Index>(size), inputs, outputs, [&](Lanes<T>(&x)[4]) __attribute__((always_inline)) {
+      blend_in(x[1], x[3]);
+      x[2] = x[2] * keep + fresh * x[3] * x[3];
+      Lanes<T> root = x[2];
+      sqrt_lanes<T>(root);
+      x[0] = x[0] * decay + step_size * x[1] / (root / correction + eps);
+    });
+  };
+  const T blend = by.blend, rest = T(1) - by.blend;
+  if (blend < T(0.5))  // torch's lerp takes the form that is exact at the nearer end
+    step([&](Lanes<T>& mean, const Lanes<T>& gradient)
+             __attribute__((always_inline)) { mean = mean + blend * (gradient - mean); });
+  else
+    step([&](Lanes<T>& mean, const Lanes<T>& gradient)
+             __attribute__((always_inline)) { mean = gradient - (gradient - mean) * rest; });
 }
 
 /// w ← w + rate · (g + decay · w); with a momentum buffer u, u ← μ u + fresh · (g + decay · w) (u ← g + decay · w when

@@ -216,14 +216,14 @@ class Runner {
   void attention_forward(const AttentionShape& shape, const AttentionTable& table, MatrixView<const T> q,
                          MatrixView<const T> k, MatrixView<const T> v, MatrixView<T> out) {
     const auto scope = arena_.scope();
-    T* const scratch = arena_.take(loops().attention_scratch(shape, table.spans, false));
+    T* const scratch = attention_scratch(shape, table, false);
     loops().attention_forward(shape, table.spans, q, k, v, table.positions, table.row_numbers, out, scratch);
   }
   void attention_backward(const AttentionShape& shape, const AttentionTable& table, MatrixView<const T> q,
                           MatrixView<const T> k, MatrixView<const T> v, MatrixView<const T> d_out, MatrixView<T> dq,
                           MatrixView<T> dk, MatrixView<T> dv) {
     const auto scope = arena_.scope();
-    T* const scratch = arena_.take(loops().attention_scratch(shape, table.spans, true));
+    T* const scratch = attention_scratch(shape, table, true);
     loops().attention_backward(shape, table.spans, q, k, v, table.positions, table.row_numbers, d_out, dq, dk, dv,
                                scratch);
   }
@@ -273,6 +273,15 @@ class Runner {
 
  private:
   static constexpr const Loops<T>& loops() { return Level::template loops<T>(); }
+
+  T* attention_scratch(const AttentionShape& shape, const AttentionTable& table, bool backward) {
+    Index queries = 0, keys = 0;
+    for (const AttentionSpan& span : table.spans) {
+      queries = std::max(queries, span.query_end - span.query_begin);
+      keys = std::max(keys, span.key_end - span.key_begin);
+    }
+    return arena_.take(loops().attention_scratch(shape, queries, keys, backward));
+  }
 
   Arena<T> arena_;
   std::vector<T> cosine_values_, sine_values_;

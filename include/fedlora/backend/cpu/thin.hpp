@@ -76,7 +76,7 @@ template <class T, int R, int Rows, bool Masked>
   const T* const factors = a.row(first);
   const Index whole = x.cols - x.cols % lane_count<T>;
   Index column = 0;
-  if (first == 0)
+  if (first == 0 && !Masked)  // with a mask there are too few registers for one pointer more
     for (const Index end = std::min(whole, soon.cols); column < end; column += lane_count<T>) {
       each<Rows>([&](auto g) __attribute__((always_inline)) { __builtin_prefetch(soon.row(i + g) + column, 1); });
       add(row + column, mask_row + (Masked ? column : 0), factors + column, a.stride);
