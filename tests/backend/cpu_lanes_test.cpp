@@ -146,9 +146,8 @@ TEST_CASE_TEMPLATE("small products of every tile, both ways to store the left fa
   };
   const Index narrow = cpu::narrow_count<T>;
   for (const Index rows : {1, 2, 3, 4, 7, 8, 15})
-    for (const Index vectors : {1, 2, 3, 5, 8, 15})
+    for (const Index width : {narrow, narrow + 1, 2 * narrow, 3 * narrow - 1, 5 * narrow, 8 * narrow, 15 * narrow + 2})
       for (const Index inner : {1, 2, 9}) {
-        const Index width = vectors * narrow;
         const auto left = draw(rows * inner), right = draw(inner * width), mask = draw(rows * width);
         const auto right_mask = draw(inner * width), row_scales = draw(rows), before = draw(rows * width);
         const auto check = [&](bool transposed, bool masked_right, cpu::Into into, bool by_row) {

@@ -91,10 +91,10 @@ void compute(const SmallProduct<T>& p, Index row, Index column, [[maybe_unused]]
       result += before;
     });
   else
-    finish([&](V& result, const T* out, Index place) __attribute__((always_inline)) {
+    finish([&](V& result, const T* out, Index mask_place) __attribute__((always_inline)) {
       V before, factor;
       load(before, out);
-      load(factor, p.mask + place);
+      load(factor, p.mask + mask_place);
       result = before + result * factor;
     });
 }
