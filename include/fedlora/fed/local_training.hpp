@@ -12,6 +12,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -131,7 +132,7 @@ double step_gradient(const C& client, const StepExamples& micros, std::span<cons
 /// One step of an optimizer; of those that have loops for each level of CPU, by the backend's.
 template <class Backend, class O, class T>
 void step_parameters(const O& optimizer, typename O::template State<T>& state, std::span<T> parameters,
-                     std::span<const T> gradient, double lr) {
+                     std::type_identity_t<std::span<const T>> gradient, double lr) {
   if constexpr (requires { optimizer.template step<typename Backend::Level>(state, parameters, gradient, lr); })
     optimizer.template step<typename Backend::Level>(state, parameters, gradient, lr);
   else
