@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "cpu/choice.hpp"
 #include "fedlora/backend/cpu.hpp"
 #ifdef FEDLORA_HAVE_ONEDNN
 #include "fedlora/backend/cpu/gemm_onednn.hpp"
@@ -11,19 +12,24 @@
 
 namespace fedlora::examples {
 
-#ifdef FEDLORA_HAVE_ONEDNN
-using ProgramGemm = OneDnnGemm;
+// Of one level its loops are called by name, of several by the choice.
+#ifdef FEDLORA_PROGRAM_LEVELS
+using ProgramLevel = ChosenLevel;
+using ProgramEigenGemm = ChosenEigenGemm;
 #else
-using ProgramGemm = EigenGemm;
+using ProgramLevel = cpu::OwnLevel;
+using ProgramEigenGemm = EigenGemm;
+#endif
+
+#ifdef FEDLORA_HAVE_ONEDNN
+template <class T>
+using ProgramGemm = std::conditional_t<std::is_same_v<T, float>, OneDnnGemm, ProgramEigenGemm>;  // it has no float64
+#else
+template <class T>
+using ProgramGemm = ProgramEigenGemm;
 #endif
 
 template <class T>
-using ProgramBackend = CpuBackend<T, ProgramGemm>;
-
-/// Whose products those are; oneDNN has none of float64.
-template <class T>
-constexpr const char* gemm_name() {
-  return std::is_same_v<T, float> ? ProgramGemm::name : EigenGemm::name;
-}
+using ProgramBackend = CpuBackend<T, ProgramGemm<T>, ProgramLevel>;
 
 }  // namespace fedlora::examples

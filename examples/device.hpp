@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// --device and --dtype: what the programs compute with.
+// --device, --dtype and --cpu: what the programs compute with.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "command_line.hpp"
+#include "cpu/choice.hpp"
 
 namespace fedlora::examples {
 
@@ -16,6 +17,7 @@ namespace fedlora::examples {
 struct Device {
   std::string name = "cpu";   ///< cpu, cuda or cuda:N
   std::string dtype = "f32";  ///< f32 or f64 on a CPU; f32, tf32, bf16 or f16 with CUDA
+  std::string cpu = "native";  ///< the level of its instructions
 
   bool cuda() const { return name != "cpu"; }
   /// cpu or cuda.
@@ -41,7 +43,7 @@ inline constexpr int cuda_threads = 2;
 inline const std::string cuda_threads_help =
     "with --device cuda it is " + std::to_string(cuda_threads) + " unless given, each with a stream of the GPU to itself";
 
-/// Declares both options on `app`; `check` has to follow once it has parsed.
+/// Declares the options on `app`; `check` has to follow once it has parsed.
 inline void declare(CLI::App& app, Device& device, const std::string& group) {
   const auto name = [](std::string& text) -> std::string {
     if (text == "cpu" || Device::cuda_number(text)) return {};
@@ -55,14 +57,19 @@ inline void declare(CLI::App& app, Device& device, const std::string& group) {
       ->check(CLI::IsMember({"f32", "f64", "tf32", "bf16", "f16"}))
       ->capture_default_str()
       ->group(group);
+  app.add_option("--cpu", device.cpu, "Instructions of the CPU: sse2, avx2, avx512, or the best that is there")
+      ->check(CLI::IsMember({"sse2", "avx2", "avx512", "native"}))
+      ->capture_default_str()
+      ->group(group);
 }
 
-/// \throws UsageError for a precision that the device does not have.
+/// Fixes the level of CPU instructions. \throws UsageError for a precision or a level that is not there.
 inline void check(const Device& device) {
   const bool both = device.dtype == "f32";
   if (!both && device.cuda() == (device.dtype == "f64"))
     fail<UsageError>("--dtype", (device.cuda() ? "f32, tf32, bf16 or f16" : "f32 or f64") + std::string(" with --device ") + device.name,
                      device.dtype);
+  choose_cpu(device.cpu);
 }
 
 }  // namespace fedlora::examples

@@ -21,9 +21,9 @@ namespace {
 const std::set<std::string> of_the_call = {"--help", "--version", "--out", "--resume", "--overwrite"};
 
 /// Options that a run may go on with, whatever it is.
-const std::set<std::string> of_the_end = {"--rounds",     "--reference-epochs", "--threads", "--eval-every",
-                                          "--metric",     "--positive-label",   "--device",  "--dtype",
-                                          "--export-plan"};
+const std::set<std::string> of_the_end = {"--rounds", "--reference-epochs", "--threads", "--eval-every",
+                                          "--metric", "--positive-label",   "--device",  "--dtype",
+                                          "--cpu",    "--export-plan"};
 
 /// Whether an option was given that says what the run is.
 bool says_what_run_it_is(const CLI::App& app) {
@@ -63,11 +63,39 @@ Earlier earlier_of(const Options& options) {
   return options.overwrite ? Earlier::overwrite : options.resume ? Earlier::resume : Earlier::refuse;
 }
 
+/// Another level of CPU instructions gives other bits: a run goes on under it only when it is asked for, and says so
+/// from then on ("avx512 then avx2").
+Inputs with_history_of_cpu(Inputs inputs, const Options& options) {
+  const Json now = inputs.config["cpu"];
+  if (!options.resume || !now.is_string()) return inputs;
+  std::string history;
+  for (const auto& [mode, state] : earlier_run(options.out).states)
+    if (const Json saved = state.config.value("cpu", Json());
+        saved.is_string() && saved.get<std::string>().size() > history.size())
+      history = saved.get<std::string>();
+  const std::string level = now.get<std::string>(), separator = " then ";
+  const auto last = history.rfind(separator);
+  const std::string before = last == std::string::npos ? history : history.substr(last + separator.size());
+  if (history.empty()) return inputs;
+  if (before == level) {
+    inputs.config["cpu"] = history;
+    return inputs;
+  }
+  if (!options.other_cpu)
+    fail<ConfigError>("resume, field cpu",
+                      before + ", as the saved run has it; --cpu " + level + " goes on with this one all the same",
+                      level);
+  std::cerr << "note: the run so far was computed with " << history << ", and goes on with " << level
+            << ": its result will be that of no run on one processor\n";
+  inputs.config["cpu"] = history + separator + level;
+  return inputs;
+}
+
 }  // namespace
 
 Assignment::Assignment(const Options& given)
     : options(given),
-      inputs(read_inputs(given)),
+      inputs(with_history_of_cpu(read_inputs(given), given)),
       out(given.out, earlier_of(given), inputs.config, inputs.measures.fields()) {
   if (!options.export_plan.empty() && earlier_of(given) == Earlier::refuse &&
       fs::exists(fs::path(options.export_plan) / "plan.json"))
@@ -95,6 +123,7 @@ bool Assignment::done() const {
 void take_saved_options(CLI::App& app, int argc, char** argv, Options& options) {
   const EarlierRun earlier = options.resume ? earlier_run(options.out) : EarlierRun();
   const std::vector<std::string> saved = saved_arguments(earlier, options.out);
+  options.other_cpu = app.count("--cpu") > 0;
   if (options.resume && !earlier.has_state() && !says_what_run_it_is(app))
     fail<ConfigError>(options.out, "a directory with a run to go on with (--out)",
                       earlier.any()

@@ -257,7 +257,8 @@ Json config_of(const Options& o) {
           {"threads", o.threads},
           {"device", o.device.kind()},
           {"dtype", o.device.dtype},
-          {"gemm", o.device.cuda() ? "cublas" : ProgramGemm::name},
+          {"cpu", o.device.cuda() ? Json(nullptr) : Json(chosen_cpu().name)},
+          {"gemm", o.device.cuda() ? "cublas" : ProgramGemm<float>::name},
           {"eval_every", o.eval_every},
           {"mode", o.mode}};
 }
@@ -266,7 +267,7 @@ const std::set<std::string>& may_differ() {
   // Files may be called by other names, as digests of what they hold are compared.
   static const std::set<std::string> fields = {"rounds", "reference_epochs", "threads", "eval_every",
                                                "model",  "adapter",          "train",   "test",
-                                               "metric", "positive_label"};
+                                               "metric", "positive_label",   "cpu"};
   return fields;
 }
 

@@ -44,6 +44,7 @@ struct Options {
   double mu = 0;
   std::uint64_t seed = 1;
   Device device;
+  bool other_cpu = false;  ///< --cpu was given for this call, whatever the saved run had
   int threads = 0;
   Index eval_every = 1;
   std::string out = "./fedlora-out";
@@ -70,7 +71,7 @@ void complete(const CLI::App& app, Options& options);
 /// The configuration as it is saved: all that decides the results, and how it was run.
 Json config_of(const Options& options);
 
-/// The fields of the configuration that may differ between a run and its resumption.
+/// The fields of the configuration that may differ between a run and its resumption, or are looked at apart.
 const std::set<std::string>& may_differ();
 
 }  // namespace fedlora::examples

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The vector functions that the CPU's activations, softmax and sums are made of, over their whole range, and the tiles of its
-// small products.
+// The vector functions that the CPU's activations, softmax and sums are made of, over their whole range, and the tiles
+// of its small products.
 #include "fedlora/backend/cpu/lanes.hpp"
 #include "fedlora/backend/cpu/tile.hpp"
 #include "fedlora/core/random.hpp"

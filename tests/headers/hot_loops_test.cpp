@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // No innermost loop of a hot function touches the stack: hot_loops.cpp is compiled as users compile it, with g++ and
-// clang, for every level of x86-64, and what objdump shows is judged by stack_in_loops.hpp.
+// clang, for every level of x86-64, and what objdump shows is judged by stack_in_loops.hpp. And whatever is in the object has
+// the level in its name, so that a program may link several.
 #include <doctest/doctest.h>
 
 #include <array>
@@ -29,7 +30,7 @@ constexpr std::array exceptions = {
               "the rare activations: a switch and the standard library, one scalar at a time"},
 };
 
-constexpr std::array levels = {"", "-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4"};
+constexpr std::array levels = {"-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4"};
 
 bool runs(const std::string& command) { return std::system(command.c_str()) == 0; }
 
@@ -55,24 +56,37 @@ std::vector<std::string> compilers() {
   return found;
 }
 
+std::string level_of(const std::string& flags) {
+  return fedlora::tests::has(flags, "v4") ? "avx512" : fedlora::tests::has(flags, "v3") ? "avx2" : "sse2";
+}
+
 /// What came of one compiler at one level.
 struct Compiled {
-  std::string how;  ///< compiler and flags
+  std::string how;    ///< compiler and flags
+  std::string level;  ///< as the library names it
   bool compiled = false;
+  std::vector<std::string> without_level;  ///< functions that the linker would take for those of another level
   std::size_t looked_at = 0;
   std::vector<GuiltyLoop> guilty;
 };
 
 Compiled judge(const std::string& compiler, const std::string& flags, const std::filesystem::path& source) {
-  Compiled result{compiler + (flags.empty() ? "" : " " + flags), false, 0, {}};
+  Compiled result{compiler + (flags.empty() ? "" : " " + flags), level_of(flags), false, {}, 0, {}};
   const fedlora::tests::TemporaryDirectory directory;
   const std::string object = (directory.path() / "loops.o").string();
   const std::string listing = (directory.path() / "loops.s").string();
+  const std::string symbols = (directory.path() / "symbols").string();
   result.compiled =
       runs(std::string(FEDLORA_TEST_LAUNCHER " ") + compiler + " \"@" FEDLORA_TEST_FLAGS_FILE "\" -O3 -DNDEBUG " +
            "-fno-jump-tables " + flags + " -c \"" + source.string() + "\" -o \"" + object + "\"") &&
-      runs("LC_ALL=C objdump -dr --no-show-raw-insn -C \"" + object + "\" >\"" + listing + "\"");
+      runs("LC_ALL=C objdump -dr --no-show-raw-insn -C \"" + object + "\" >\"" + listing + "\"") &&
+      runs("LC_ALL=C nm -C --defined-only \"" + object + "\" >\"" + symbols + "\"");
   if (!result.compiled) return result;
+  std::istringstream lines(fedlora::tests::read_text(symbols));
+  for (std::string line; std::getline(lines, line);)  // "0000000000000000 W void fedlora::cpu::avx2::…"
+    if (const char kind = line.size() > 19 ? line[17] : 'r'; kind == 'T' || kind == 'W' || kind == 'V' || kind == 'u')
+      if (!fedlora::tests::has(line, "cpu::" + result.level) && !fedlora::tests::has(line, "hot_loops_of_"))
+        result.without_level.push_back(line.substr(19));
   const std::string text = fedlora::tests::read_text(listing);
   result.guilty = fedlora::tests::stack_in_innermost_loops(fedlora::tests::read_disassembly(text), result.looked_at);
   return result;
@@ -103,6 +117,7 @@ TEST_CASE("no innermost loop of a hot function touches the stack") {
       CAPTURE(result.how);
       REQUIRE(result.compiled);
       CHECK(result.looked_at > 100);  // an object without loops would pass in silence
+      for (const std::string& symbol : result.without_level) FAIL_CHECK("a symbol without a level: " << symbol);
       std::map<std::string, std::vector<const GuiltyLoop*>> functions;
       for (const GuiltyLoop& loop : result.guilty) {
         bool excused = false;

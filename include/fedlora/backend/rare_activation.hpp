@@ -10,8 +10,9 @@
 
 namespace fedlora {
 
-/// f(x) and f'(x) of a rare activation (`is_rare`) in T, float or double. Comparisons are such that NaN stays NaN.
-template <class T>
+/// f(x) and f'(x) of a rare activation (`is_rare`) in T, float or double. Comparisons are such that NaN stays NaN. `Level`
+/// names the level of CPU instructions that it is compiled for (backend/cpu/level.hpp).
+template <class T, class Level = void>
 FEDLORA_HOST_DEVICE inline void rare_activation(Activation function, T x, T& value, T& slope) {
   using std::erfc, std::exp, std::log1p, std::sqrt;
   const auto sigmoid = [](T at) { return T(1) / (T(1) + exp(-at)); };

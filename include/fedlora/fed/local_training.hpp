@@ -11,6 +11,7 @@
 #include <numeric>
 #include <optional>
 #include <span>
+#include <type_traits>
 #include <string>
 #include <type_traits>
 #include <utility>

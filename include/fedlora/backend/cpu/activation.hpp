@@ -40,13 +40,13 @@ template <Activation Function, class T>
     value = x * sigmoid;
     slope = sigmoid + value * (T(1) - sigmoid);
   } else if constexpr (Function == Activation::tanh) {
-    each<static_cast<int>(lane_count<T>)>(
-        [&](auto lane) __attribute__((always_inline)) { value[lane()] = std::tanh(x[lane()]); });
+    each<static_cast<int>(lane_count<T>)>([&](auto lane)
+                                              __attribute__((always_inline)) { value[lane()] = std::tanh(x[lane()]); });
     slope = T(1) - value * value;
   } else {
     for (Index lane = 0; lane < lane_count<T>; ++lane) {
       T one_value, one_slope;
-      rare_activation<T>(function, x[lane], one_value, one_slope);
+      rare_activation<T, Level>(function, x[lane], one_value, one_slope);
       value[lane] = one_value;
       slope[lane] = one_slope;
     }
@@ -76,20 +76,22 @@ void with_activation(Activation activation, Body&& body) {
 template <Activation Function, class T>
 [[gnu::noinline]] void activation_row(Activation activation, Index size, const T* x, const T* bias, T* y) {
   T* const outputs[1] = {y};
-  const auto activate = [&](Lanes<T>& x_lanes) __attribute__((always_inline)) {
+  const auto activate = [&](Lanes<T> & x_lanes) __attribute__((always_inline)) {
     Lanes<T> value, slope;
     activation_lanes<Function, T>(activation, x_lanes, value, slope);
     x_lanes = value;
   };
   if (bias != nullptr) {
     const T* const inputs[2] = {x, bias};
-    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) {
-      v[0] += v[1];
-      activate(v[0]);
-    });
+    for_lanes<T>(
+        size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) {
+          v[0] += v[1];
+          activate(v[0]);
+        });
   } else {
     const T* const inputs[1] = {x};
-    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[1]) __attribute__((always_inline)) { activate(v[0]); });
+    for_lanes<T>(
+        size, inputs, outputs, [&](Lanes<T>(&v)[1]) __attribute__((always_inline)) { activate(v[0]); });
   }
 }
 
@@ -105,20 +107,22 @@ void activation_forward(Activation activation, const MatrixView<const T>& x, con
 template <Activation Function, class T>
 [[gnu::noinline]] void activation_row_backward(Activation activation, Index size, const T* x, const T* bias, T* dy) {
   T* const outputs[1] = {dy};
-  const auto turn = [&](Lanes<T>& gradient, const Lanes<T>& x_lanes) __attribute__((always_inline)) {
+  const auto turn = [&](Lanes<T> & gradient, const Lanes<T>& x_lanes) __attribute__((always_inline)) {
     Lanes<T> value, slope;
     activation_lanes<Function, T>(activation, x_lanes, value, slope);
     gradient *= slope;
   };
   if (bias != nullptr) {
     const T* const inputs[3] = {dy, x, bias};
-    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
-      v[1] += v[2];
-      turn(v[0], v[1]);
-    });
+    for_lanes<T>(
+        size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
+          v[1] += v[2];
+          turn(v[0], v[1]);
+        });
   } else {
     const T* const inputs[2] = {dy, x};
-    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) { turn(v[0], v[1]); });
+    for_lanes<T>(
+        size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) { turn(v[0], v[1]); });
   }
 }
 
@@ -135,11 +139,12 @@ template <Activation Function, class T>
 [[gnu::noinline]] void gated_row(Activation activation, Index size, const T* gate, const T* up, T* y) {
   const T* const inputs[2] = {gate, up};
   T* const outputs[1] = {y};
-  for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) {
-    Lanes<T> value, slope;
-    activation_lanes<Function, T>(activation, v[0], value, slope);
-    v[0] = value * v[1];
-  });
+  for_lanes<T>(
+      size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) {
+        Lanes<T> value, slope;
+        activation_lanes<Function, T>(activation, v[0], value, slope);
+        v[0] = value * v[1];
+      });
 }
 
 /// y = f(gate) ∘ up (SwiGLU: Shazeer 2020, arXiv 2002.05202).
@@ -157,12 +162,13 @@ template <Activation Function, class T>
                                           T* dgate, T* dup) {
   const T* const inputs[3] = {dy, gate, up};
   T* const outputs[2] = {dup, dgate};
-  for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
-    Lanes<T> value, slope;
-    activation_lanes<Function, T>(activation, v[1], value, slope);
-    v[1] = v[0] * v[2] * slope;
-    v[0] = v[0] * value;
-  });
+  for_lanes<T>(
+      size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
+        Lanes<T> value, slope;
+        activation_lanes<Function, T>(activation, v[1], value, slope);
+        v[1] = v[0] * v[2] * slope;
+        v[0] = v[0] * value;
+      });
 }
 
 /// Given dy: dgate = dy ∘ up ∘ f'(gate) and dup = dy ∘ f(gate). dup may be dy.

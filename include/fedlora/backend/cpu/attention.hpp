@@ -53,7 +53,8 @@ void scatter_head(const T* from, Index begin, Index end, Index column, Index hea
   copy_rows(from, padded<T>(head_dim), end - begin, head_dim, to.row(begin) + column, to.stride);
 }
 
-/// `count` blocks of four rows (two of double) and as many columns, one block to the right of the other, become columns.
+/// `count` blocks of four rows (two of double) and as many columns, one block to the right of the other, become
+/// columns.
 template <class T>
 [[gnu::noinline]] void transpose_blocks(const T* from, Index from_stride, Index count, T* to, Index to_stride) {
   using V = typename LanesOf<T, 16>::type;
@@ -132,8 +133,8 @@ template <class T>
   }
 }
 
-/// `Rows` rows of scores → exp(score - largest) and, of each row, 1 / its sum; the probabilities are their product. Zero
-/// behind the keys that a query sees.
+/// `Rows` rows of scores → exp(score - largest) and, of each row, 1 / its sum; the probabilities are their product.
+/// Zero behind the keys that a query sees.
 template <int Rows, class T>
 void softmax_rows(T* scores, Index width, const Index* visible, T* inverses) {
   constexpr Index lanes = lane_count<T>;
@@ -161,9 +162,8 @@ void softmax_rows(T* scores, Index width, const Index* visible, T* inverses) {
     });
   T top[Rows];
   max_each(tops, top);
-  each<Rows>([&](auto r) __attribute__((always_inline)) {
-    exp_row(scores + r * width, top[r], visible[r], width, tops[r]);
-  });
+  each<Rows>([&](auto r)
+                 __attribute__((always_inline)) { exp_row(scores + r * width, top[r], visible[r], width, tops[r]); });
   T sums[Rows];
   sum_each(tops, sums);
   for (int r = 0; r < Rows; ++r) inverses[r] = T(1) / sums[r];
@@ -255,9 +255,10 @@ void block_scores(const Head<T>& head, const QueryBlock& block, const T* q, Inde
                                              .out_stride = head.stride,
                                              .scale = static_cast<T>(head.shape.scale)},
                              block.count, padded<T>(block.keys));
-  for_row_groups(block.count, [&](auto rows, Index i) __attribute__((always_inline)) {
-    softmax_rows<rows()>(scores + i * head.stride, head.stride, block.visible + i, inverses + i);
-  });
+  for_row_groups(
+      block.count, [&](auto rows, Index i) __attribute__((always_inline)) {
+        softmax_rows<rows()>(scores + i * head.stride, head.stride, block.visible + i, inverses + i);
+      });
 }
 
 /// out = probabilities · v for a block.
@@ -307,9 +308,10 @@ void backward_block(const Head<T>& head, const QueryBlock& block, const Backward
     for (Index j = padded<T>(block.keys); j < stride; j += narrow_count<T>)
       store(NarrowLanes<T>{}, at.dp + i * stride + j);
   if (head.dropout) drop_scores(head, block, at.dp);
-  for_row_groups(block.count, [&](auto rows, Index i) __attribute__((always_inline)) {
-    softmax_rows_backward<rows()>(at.p + i * stride, at.dp + i * stride, stride, inverses + i);
-  });
+  for_row_groups(
+      block.count, [&](auto rows, Index i) __attribute__((always_inline)) {
+        softmax_rows_backward<rows()>(at.p + i * stride, at.dp + i * stride, stride, inverses + i);
+      });
   if (head.dropout) drop_scores(head, block, at.p);
   multiply_small<Left::rows>(SmallProduct<T>{.left = at.dp,
                                              .left_stride = stride,

@@ -49,8 +49,8 @@ template <class V>
   high = (DropoutWords)mixed;
 }
 
-/// The words of elements [column, column + dropout_block) of one row; `column` is a multiple of 4. philox<7>, a vector of
-/// counters at once, each word in the low half of 64 bits (high halves hold whatever is left over).
+/// The words of elements [column, column + dropout_block) of one row; `column` is a multiple of 4. philox<7>, a vector
+/// of counters at once, each word in the low half of 64 bits (high halves hold whatever is left over).
 [[gnu::always_inline]] inline void dropout_words(const Dropout& dropout, std::uint32_t row, std::uint32_t plane,
                                                  Index column, DropoutWords& low, DropoutWords& high) {
   DropoutCounters c0;
@@ -115,8 +115,8 @@ void dropout_mask(const Dropout& dropout, std::uint32_t row, std::uint32_t plane
   Index column = 0;
   for (; column + dropout_block <= size; column += dropout_block) {
     draw_mask<T>(dropout, row, plane, column, drawn);
-    each<dropout_vectors<T>>(
-        [&](auto i) __attribute__((always_inline)) { store(drawn[i], mask + column + i * lanes); });
+    each<dropout_vectors<T>>([&](auto i)
+                                 __attribute__((always_inline)) { store(drawn[i], mask + column + i * lanes); });
   }
   if (column == size) return;
   draw_mask<T>(dropout, row, plane, column, drawn);

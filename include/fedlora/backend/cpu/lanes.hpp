@@ -161,13 +161,15 @@ template <int Count, class V, class Combine>
 /// values[r] = the sum of the lanes of vectors[r].
 template <int Count, class V>
 [[gnu::always_inline]] inline void sum_each(const V (&vectors)[Count], ElementOf<V>* values) {
-  reduce_each(vectors, values, [](V& a, const V& b) __attribute__((always_inline)) { a += b; });
+  reduce_each(
+      vectors, values, [](V & a, const V& b) __attribute__((always_inline)) { a += b; });
 }
 
 /// values[r] = the largest lane of vectors[r].
 template <int Count, class V>
 [[gnu::always_inline]] inline void max_each(const V (&vectors)[Count], ElementOf<V>* values) {
-  reduce_each(vectors, values, [](V& a, const V& b) __attribute__((always_inline)) { a = a > b ? a : b; });
+  reduce_each(
+      vectors, values, [](V & a, const V& b) __attribute__((always_inline)) { a = a > b ? a : b; });
 }
 
 template <class V>
@@ -205,8 +207,9 @@ template <class V, int Count>
 /// 0, 1, 2, …
 template <class V>
 [[gnu::always_inline]] inline void count_up(V& lanes) {
-  each<static_cast<int>(count_of<V>)>(
-      [&](auto lane) __attribute__((always_inline)) { lanes[lane()] = static_cast<ElementOf<V>>(lane()); });
+  each<static_cast<int>(count_of<V>)>([&](auto lane) __attribute__((always_inline)) {
+    lanes[lane()] = static_cast<ElementOf<V>>(lane());
+  });
 }
 
 /// A polynomial's coefficients, the highest power first, each as a vector.
@@ -220,8 +223,8 @@ struct Coefficients {
   }
 };
 
-/// Where coefficients stand. Where registers are few they stay there, operands in memory: in registers, where the compiler
-/// would keep them, they drive other values out of theirs.
+/// Where coefficients stand. Where registers are few they stay there, operands in memory: in registers, where the
+/// compiler would keep them, they drive other values out of theirs.
 template <int Count>
 [[gnu::always_inline]] inline const float* in_memory(const Coefficients<Count>& coefficients) {
   const float* at = coefficients.values[0];
@@ -287,9 +290,9 @@ inline constexpr Coefficients<9> normal_cdf_coefficients({3.084832349e-2f, -1.44
 }
 
 /// (1 + erf(x / √2)) / 2, the standard normal distribution, given e = exp(-x²/2). In float t P(t) e for -|x|, with
-/// t = 1 / (1 + 0.375 |x| / √2) and P of degree 8, fitted to erfc(z) exp(z²) / (2 t) by weighted least squares until the
-/// largest relative error was 1.2e-8 (absolute error of all below 3e-7; relative below 1e-6 in the lower tail, given e);
-/// in double by the standard library.
+/// t = 1 / (1 + 0.375 |x| / √2) and P of degree 8, fitted to erfc(z) exp(z²) / (2 t) by weighted least squares until
+/// the largest relative error was 1.2e-8 (absolute error of all below 3e-7; relative below 1e-6 in the lower tail,
+/// given e); in double by the standard library.
 [[gnu::always_inline]] inline void normal_cdf_lanes(const Lanes<float>& x, const Lanes<float>& e, Lanes<float>& cdf) {
   const Lanes<float> zero{};
   Lanes<float> slope;
@@ -370,8 +373,8 @@ template <class T>
 /// Runs `body(values)` over a row: whole vectors first, then one padded with zeros for the tail. `values[i]` comes from
 /// `inputs[i]`, and the first of them go to the outputs, which may be inputs too.
 template <class T, int Inputs, int Outputs, class Body>
-[[gnu::always_inline]] inline void for_lanes(Index size, const T* const (&inputs)[Inputs],
-                                             T* const (&outputs)[Outputs], Body&& body) {
+[[gnu::always_inline]] inline void for_lanes(Index size, const T* const (&inputs)[Inputs], T* const (&outputs)[Outputs],
+                                             Body&& body) {
   static_assert(Outputs <= Inputs);
   constexpr Index width = lane_count<T>;
   Lanes<T> values[Inputs];
@@ -399,8 +402,8 @@ template <class T, int Inputs, class Body>
     body(values);
   }
   if (offset == size) return;
-  each<Inputs>(
-      [&](auto i) __attribute__((always_inline)) { load_first<T>(values[i], inputs[i] + offset, size - offset); });
+  each<Inputs>([&](auto i)
+                   __attribute__((always_inline)) { load_first<T>(values[i], inputs[i] + offset, size - offset); });
   body(values);
 }
 

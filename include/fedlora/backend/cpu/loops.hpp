@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loops of the CPU backend as a table. Its type is the same at every level, so that a program may hold the tables of
-// several and choose one where it runs; what includes this header alone has the one level of its own flags.
+// The loops of the CPU backend as a table. Its type is the same at every level, so that a program may hold the tables
+// of several and choose one where it runs; what includes this header alone has the one level of its own flags.
 #pragma once
 
 #include <concepts>
@@ -54,8 +54,8 @@ struct Loops {
 
   // --- attention
   Index (*attention_scratch)(const AttentionShape&, Index queries, Index keys, bool backward);
-  void (*attention_forward)(const AttentionShape&, Spans, In q, In k, In v, const Int* positions, const Int* row_numbers,
-                            Out out, T* scratch);
+  void (*attention_forward)(const AttentionShape&, Spans, In q, In k, In v, const Int* positions,
+                            const Int* row_numbers, Out out, T* scratch);
   void (*attention_backward)(const AttentionShape&, Spans, In q, In k, In v, const Int* positions,
                              const Int* row_numbers, In d_out, Out dq, Out dk, Out dv, T* scratch);
   void (*rotate)(Out x, Index heads, Index head_dim, const Int* positions, In cosines, In sines, bool inverse);

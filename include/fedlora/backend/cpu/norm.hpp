@@ -38,23 +38,24 @@ template <NormKind Kind, class T>
 [[gnu::noinline]] void norm_row(const T* x, Index size, const T* gamma, const T* beta, T eps, T* y, T* statistics) {
   T mean = T(0);
   if constexpr (Kind == NormKind::layer_norm) mean = row_sum(x, size, [](Lanes<T>&) {}) / static_cast<T>(size);
-  const T square = row_sum(x, size, [&](Lanes<T>& v) __attribute__((always_inline)) {
-    v -= mean;
-    v *= v;
-  });
+  const T square = row_sum(
+      x, size, [&](Lanes<T> & v) __attribute__((always_inline)) {
+        v -= mean;
+        v *= v;
+      });
   const T inverse = T(1) / std::sqrt(square / static_cast<T>(size) + eps);
   statistics[0] = mean;
   statistics[1] = inverse;
   T* const outputs[1] = {y};
   if constexpr (Kind == NormKind::layer_norm) {
     const T* const inputs[3] = {x, gamma, beta};
-    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
-      v[0] = (v[0] - mean) * inverse * v[1] + v[2];
-    });
+    for_lanes<T>(
+        size, inputs,
+        outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) { v[0] = (v[0] - mean) * inverse * v[1] + v[2]; });
   } else {
     const T* const inputs[2] = {x, gamma};
-    for_lanes<T>(size, inputs, outputs,
-                 [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) { v[0] = v[0] * inverse * v[1]; });
+    for_lanes<T>(
+        size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) { v[0] = v[0] * inverse * v[1]; });
   }
 }
 
@@ -79,11 +80,12 @@ template <NormKind Kind, class T>
   Lanes<T> sum_g{};
   Lanes<T> sum_gx{};
   const T* const inputs[3] = {dy, x, gamma};
-  visit_lanes<T>(size, inputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
-    const Lanes<T> g = v[0] * v[2];  // gamma is zero in the padding
-    sum_g += g;
-    sum_gx += g * (v[1] - mean);
-  });
+  visit_lanes<T>(
+      size, inputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
+        const Lanes<T> g = v[0] * v[2];  // gamma is zero in the padding
+        sum_g += g;
+        sum_gx += g * (v[1] - mean);
+      });
   const T mean_g = Kind == NormKind::layer_norm ? sum_lanes(sum_g) / static_cast<T>(size) : T(0);
   const T slope = sum_lanes(sum_gx) * inverse * inverse / static_cast<T>(size);
   T* const outputs[1] = {dx};
@@ -92,12 +94,14 @@ template <NormKind Kind, class T>
   };
   if (accumulate) {
     const T* const again[4] = {dy, x, gamma, dx};
-    for_lanes<T>(size, again, outputs, [&](Lanes<T>(&v)[4]) __attribute__((always_inline)) {
-      turn(v);
-      v[0] += v[3];
-    });
+    for_lanes<T>(
+        size, again, outputs, [&](Lanes<T>(&v)[4]) __attribute__((always_inline)) {
+          turn(v);
+          v[0] += v[3];
+        });
   } else {
-    for_lanes<T>(size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) { turn(v); });
+    for_lanes<T>(
+        size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) { turn(v); });
   }
 }
 

@@ -17,20 +17,21 @@ void adamw_step(const AdamWFactors<T>& by, std::size_t size, T* w, const T* g, T
   const T* const inputs[4] = {w, m, v, g};
   T* const outputs[3] = {w, m, v};
   const auto step = [&](auto&& blend_in) __attribute__((always_inline)) {
-    for_lanes<T>(static_cast<Index>(size), inputs, outputs, [&](Lanes<T>(&x)[4]) __attribute__((always_inline)) {
-      blend_in(x[1], x[3]);
-      x[2] = x[2] * keep + fresh * x[3] * x[3];
-      Lanes<T> root = x[2];
-      sqrt_lanes<T>(root);
-      x[0] = x[0] * decay + step_size * x[1] / (root / correction + eps);
-    });
+    for_lanes<T>(
+        static_cast<Index>(size), inputs, outputs, [&](Lanes<T>(&x)[4]) __attribute__((always_inline)) {
+          blend_in(x[1], x[3]);
+          x[2] = x[2] * keep + fresh * x[3] * x[3];
+          Lanes<T> root = x[2];
+          sqrt_lanes<T>(root);
+          x[0] = x[0] * decay + step_size * x[1] / (root / correction + eps);
+        });
   };
   const T blend = by.blend, rest = T(1) - by.blend;
   if (blend < T(0.5))  // torch's lerp takes the form that is exact at the nearer end
-    step([&](Lanes<T>& mean, const Lanes<T>& gradient)
+    step([&](Lanes<T> & mean, const Lanes<T>& gradient)
              __attribute__((always_inline)) { mean = mean + blend * (gradient - mean); });
   else
-    step([&](Lanes<T>& mean, const Lanes<T>& gradient)
+    step([&](Lanes<T> & mean, const Lanes<T>& gradient)
              __attribute__((always_inline)) { mean = gradient - (gradient - mean) * rest; });
 }
 

@@ -20,8 +20,8 @@
 namespace fedlora::cpu {
 
 /// Computes in T (float or double) on the calling thread. Every operation is repeatable to the bit for one build: sums
-/// have a fixed order that depends on shapes alone. What each one promises is stated here and in the functions it calls;
-/// backend/concepts.hpp lists what a runner must have.
+/// have a fixed order that depends on shapes alone. What each one promises is stated here and in the functions it
+/// calls; backend/concepts.hpp lists what a runner must have.
 template <class T, class Gemm, class Level>
 class Runner {
  public:
@@ -156,8 +156,7 @@ class Runner {
     for (Index s = 0; s < y.rows; ++s) {
       T* row = y.row(s);
       std::fill_n(row, y.cols, T(0));
-      for (Index i = cu_seqlens[s]; i < cu_seqlens[s + 1]; ++i)
-        loops().add_row(x.row(i), x.cols, row);
+      for (Index i = cu_seqlens[s]; i < cu_seqlens[s + 1]; ++i) loops().add_row(x.row(i), x.cols, row);
       const T factor = T(1) / static_cast<T>(cu_seqlens[s + 1] - cu_seqlens[s]);
       for (Index j = 0; j < y.cols; ++j) row[j] *= factor;
     }

@@ -28,8 +28,8 @@ inline constexpr int ranks = Level::registers >= 32 ? 8 : 4;
 /// The last vector of each row of A begins early enough to be whole; lanes that earlier vectors hold already are zero.
 template <class T>
 struct Tail {
-  Index begin = 0;  ///< first column of the last vector
-  Index fresh = 0;  ///< its lanes that no earlier vector holds; 0: there is no such vector
+  Index begin = 0;                 ///< first column of the last vector
+  Index fresh = 0;                 ///< its lanes that no earlier vector holds; 0: there is no such vector
   T a[thin_ranks][lane_count<T>];  ///< of A's ranks
 
   explicit Tail(const MatrixView<const T>& factor)
@@ -54,13 +54,14 @@ template <class T, bool Masked>
 
 /// Ranks [first, first + R) of rows i to i + Rows of S = X Aᵀ. Meanwhile the same rows of `soon` come into the cache.
 template <class T, int R, int Rows, bool Masked>
-[[gnu::noinline]] void shrink_rows(const MatrixView<const T>& x, const T* mask, const MatrixView<const T>& a, const Tail<T>& tail,
-                 Index first, Index i, T scale, const MatrixView<T>& s, const MatrixView<const T>& soon) {
+[[gnu::noinline]] void shrink_rows(const MatrixView<const T>& x, const T* mask, const MatrixView<const T>& a,
+                                   const Tail<T>& tail, Index first, Index i, T scale, const MatrixView<T>& s,
+                                   const MatrixView<const T>& soon) {
   Lanes<T> sums[Rows][R] = {};
   const Index x_stride = x.stride;
   const Index mask_stride = x.cols;
   const auto add = [&](const T* values_at, const T* mask_at, const T* a_at, Index a_stride)
-                       __attribute__((always_inline)) {
+      __attribute__((always_inline)) {
     Lanes<T> values[Rows];
     each<Rows>([&](auto g) __attribute__((always_inline)) {
       load_masked<T, Masked>(values[g], values_at + g * x_stride, mask_at + (Masked ? g * mask_stride : 0));
@@ -83,8 +84,7 @@ template <class T, int R, int Rows, bool Masked>
     }
   for (; column < whole; column += lane_count<T>)
     add(row + column, mask_row + (Masked ? column : 0), factors + column, a.stride);
-  if (tail.fresh > 0)
-    add(row + tail.begin, mask_row + (Masked ? tail.begin : 0), tail.a[first], lane_count<T>);
+  if (tail.fresh > 0) add(row + tail.begin, mask_row + (Masked ? tail.begin : 0), tail.a[first], lane_count<T>);
   each<Rows>([&](auto g) __attribute__((always_inline)) {
     T values[R];
     sum_each(sums[g], values);
@@ -136,16 +136,16 @@ template <class T>
 void thin_expand(const MatrixView<const T>& s, T scale, const MatrixView<const T>& a, const T* mask,
                  const MatrixView<T>& y) {
   const SmallProduct<T> product{.left = s.data,
-                          .left_stride = s.stride,
-                          .right = a.data,
-                          .right_stride = a.stride,
-                          .inner = a.rows,
-                          .out = y.data,
-                          .out_stride = y.stride,
-                          .into = mask == nullptr ? Into::add : Into::add_masked,
-                          .scale = scale,
-                          .mask = mask,
-                          .mask_stride = y.cols};
+                                .left_stride = s.stride,
+                                .right = a.data,
+                                .right_stride = a.stride,
+                                .inner = a.rows,
+                                .out = y.data,
+                                .out_stride = y.stride,
+                                .into = mask == nullptr ? Into::add : Into::add_masked,
+                                .scale = scale,
+                                .mask = mask,
+                                .mask_stride = y.cols};
   multiply_small<Left::rows>(product, y.rows, y.cols);
 }
 
@@ -154,15 +154,15 @@ template <class T>
 void thin_gather(const MatrixView<const T>& s, const MatrixView<const T>& x, const T* mask,
                  const MatrixView<T>& gradient) {
   const SmallProduct<T> product{.left = s.data,
-                          .left_stride = s.stride,
-                          .right = x.data,
-                          .right_stride = x.stride,
-                          .inner = x.rows,
-                          .out = gradient.data,
-                          .out_stride = gradient.stride,
-                          .into = Into::add,
-                          .mask = mask,
-                          .mask_stride = x.cols};
+                                .left_stride = s.stride,
+                                .right = x.data,
+                                .right_stride = x.stride,
+                                .inner = x.rows,
+                                .out = gradient.data,
+                                .out_stride = gradient.stride,
+                                .into = Into::add,
+                                .mask = mask,
+                                .mask_stride = x.cols};
   if (mask != nullptr)
     multiply_small<Left::columns, true>(product, gradient.rows, x.cols);
   else

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/choice.hpp"
+
+#include <string>
+#include <vector>
+
+#include "command_line.hpp"
+#ifdef FEDLORA_HAVE_ONEDNN
+#include <oneapi/dnnl/dnnl.h>
+#endif
+
+namespace fedlora::examples {
+
+#ifdef FEDLORA_PROGRAM_LEVELS
+namespace sse2 {
+extern const CpuLevel level;
+}
+namespace avx2 {
+extern const CpuLevel level;
+}
+namespace avx512 {
+extern const CpuLevel level;
+}
+#else
+namespace FEDLORA_CPU_LEVEL {
+extern const CpuLevel level;
+}
+#endif
+
+namespace {
+
+/// A level that the program was built for.
+struct Built {
+  const CpuLevel* level;
+  bool here;  ///< this processor has it
+};
+
+/// All of them, the best first.
+std::vector<Built> built_levels() {
+#ifdef FEDLORA_PROGRAM_LEVELS
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512vl");
+  return {{&avx512::level, has_avx512}, {&avx2::level, has_avx2}, {&sse2::level, true}};
+#else
+  return {{&FEDLORA_CPU_LEVEL::level, true}};
+#endif
+}
+
+const CpuLevel* chosen = nullptr;
+
+const CpuLevel& best_level() {
+  for (const Built& built : built_levels())
+    if (built.here) return *built.level;
+  fail<Error>("processor", "one that the program was built for", "another");
+}
+
+/// Keeps oneDNN's products to the level's instructions. It refuses once it has computed, which would be our mistake.
+void cap_onednn([[maybe_unused]] const std::string& level) {
+#ifdef FEDLORA_HAVE_ONEDNN
+  const dnnl_cpu_isa_t isa = level == "avx512" ? dnnl_cpu_isa_avx512_core
+                             : level == "avx2" ? dnnl_cpu_isa_avx2
+                                               : dnnl_cpu_isa_sse41;
+  if (const dnnl_status_t status = dnnl_set_max_cpu_isa(isa); status != dnnl_success)
+    fail<Error>("dnnl_set_max_cpu_isa, " + level, "success", "status " + std::to_string(static_cast<int>(status)));
+#endif
+}
+
+}  // namespace
+
+const CpuLevel& chosen_cpu() { return chosen != nullptr ? *chosen : best_level(); }
+
+void choose_cpu(const std::string& asked) {
+  if (asked == "native") {
+    chosen = &best_level();
+    return;
+  }
+  std::string names;
+  for (const Built& built : built_levels()) {
+    names += (names.empty() ? "" : ", ") + std::string(built.level->name);
+    if (built.level->name != asked) continue;
+    if (!built.here) fail<UsageError>("--cpu", "a level that this processor has", asked);
+    chosen = built.level;
+    cap_onednn(asked);
+    return;
+  }
+  fail<UsageError>("--cpu", "native or a level that this program was built for (" + names + ")",
+                   asked + (built_levels().size() == 1 ? "; -DFEDLORA_NATIVE=OFF builds it for all of them" : ""));
+}
+
+}  // namespace fedlora::examples
