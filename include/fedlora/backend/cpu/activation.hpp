@@ -76,7 +76,7 @@ void with_activation(Activation activation, Body&& body) {
 template <Activation Function, class T>
 [[gnu::noinline]] void activation_row(Activation activation, Index size, const T* x, const T* bias, T* y) {
   T* const outputs[1] = {y};
-  const auto activate = [&](Lanes<T> & x_lanes) __attribute__((always_inline)) {
+  const auto activate = [&](auto& x_lanes) __attribute__((always_inline)) {
     Lanes<T> value, slope;
     activation_lanes<Function, T>(activation, x_lanes, value, slope);
     x_lanes = value;
@@ -84,14 +84,14 @@ template <Activation Function, class T>
   if (bias != nullptr) {
     const T* const inputs[2] = {x, bias};
     for_lanes<T>(
-        size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) {
+        size, inputs, outputs, [&](auto& v) __attribute__((always_inline)) {
           v[0] += v[1];
           activate(v[0]);
         });
   } else {
     const T* const inputs[1] = {x};
     for_lanes<T>(
-        size, inputs, outputs, [&](Lanes<T>(&v)[1]) __attribute__((always_inline)) { activate(v[0]); });
+        size, inputs, outputs, [&](auto& v) __attribute__((always_inline)) { activate(v[0]); });
   }
 }
 
@@ -107,7 +107,7 @@ void activation_forward(Activation activation, const MatrixView<const T>& x, con
 template <Activation Function, class T>
 [[gnu::noinline]] void activation_row_backward(Activation activation, Index size, const T* x, const T* bias, T* dy) {
   T* const outputs[1] = {dy};
-  const auto turn = [&](Lanes<T> & gradient, const Lanes<T>& x_lanes) __attribute__((always_inline)) {
+  const auto turn = [&](auto& gradient, const Lanes<T>& x_lanes) __attribute__((always_inline)) {
     Lanes<T> value, slope;
     activation_lanes<Function, T>(activation, x_lanes, value, slope);
     gradient *= slope;
@@ -115,14 +115,14 @@ template <Activation Function, class T>
   if (bias != nullptr) {
     const T* const inputs[3] = {dy, x, bias};
     for_lanes<T>(
-        size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
+        size, inputs, outputs, [&](auto& v) __attribute__((always_inline)) {
           v[1] += v[2];
           turn(v[0], v[1]);
         });
   } else {
     const T* const inputs[2] = {dy, x};
     for_lanes<T>(
-        size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) { turn(v[0], v[1]); });
+        size, inputs, outputs, [&](auto& v) __attribute__((always_inline)) { turn(v[0], v[1]); });
   }
 }
 
@@ -140,7 +140,7 @@ template <Activation Function, class T>
   const T* const inputs[2] = {gate, up};
   T* const outputs[1] = {y};
   for_lanes<T>(
-      size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) {
+      size, inputs, outputs, [&](auto& v) __attribute__((always_inline)) {
         Lanes<T> value, slope;
         activation_lanes<Function, T>(activation, v[0], value, slope);
         v[0] = value * v[1];
@@ -163,7 +163,7 @@ template <Activation Function, class T>
   const T* const inputs[3] = {dy, gate, up};
   T* const outputs[2] = {dup, dgate};
   for_lanes<T>(
-      size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
+      size, inputs, outputs, [&](auto& v) __attribute__((always_inline)) {
         Lanes<T> value, slope;
         activation_lanes<Function, T>(activation, v[1], value, slope);
         v[1] = v[0] * v[2] * slope;

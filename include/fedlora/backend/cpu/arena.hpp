@@ -109,13 +109,13 @@ class Arena {
 
   void add_block(Index count) {
     const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
-    void* const data = ::operator new(bytes, alignment(count));
+    void* const data = ::operator new (bytes, alignment(count));
     ask_for_huge_pages(data, bytes);
     blocks_.push_back({static_cast<T*>(data), count, 0});
   }
 
   void release() {
-    for (const Block& block : blocks_) ::operator delete(block.data, alignment(block.capacity));
+    for (const Block& block : blocks_) ::operator delete (block.data, alignment(block.capacity));
     blocks_.clear();
     current_ = 0;
   }

@@ -162,14 +162,14 @@ template <int Count, class V, class Combine>
 template <int Count, class V>
 [[gnu::always_inline]] inline void sum_each(const V (&vectors)[Count], ElementOf<V>* values) {
   reduce_each(
-      vectors, values, [](V & a, const V& b) __attribute__((always_inline)) { a += b; });
+      vectors, values, [](auto& a, const auto& b) __attribute__((always_inline)) { a += b; });
 }
 
 /// values[r] = the largest lane of vectors[r].
 template <int Count, class V>
 [[gnu::always_inline]] inline void max_each(const V (&vectors)[Count], ElementOf<V>* values) {
   reduce_each(
-      vectors, values, [](V & a, const V& b) __attribute__((always_inline)) { a = a > b ? a : b; });
+      vectors, values, [](auto& a, const auto& b) __attribute__((always_inline)) { a = a > b ? a : b; });
 }
 
 template <class V>

@@ -39,7 +39,7 @@ template <NormKind Kind, class T>
   T mean = T(0);
   if constexpr (Kind == NormKind::layer_norm) mean = row_sum(x, size, [](Lanes<T>&) {}) / static_cast<T>(size);
   const T square = row_sum(
-      x, size, [&](Lanes<T> & v) __attribute__((always_inline)) {
+      x, size, [&](auto& v) __attribute__((always_inline)) {
         v -= mean;
         v *= v;
       });
@@ -51,11 +51,11 @@ template <NormKind Kind, class T>
     const T* const inputs[3] = {x, gamma, beta};
     for_lanes<T>(
         size, inputs,
-        outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) { v[0] = (v[0] - mean) * inverse * v[1] + v[2]; });
+        outputs, [&](auto& v) __attribute__((always_inline)) { v[0] = (v[0] - mean) * inverse * v[1] + v[2]; });
   } else {
     const T* const inputs[2] = {x, gamma};
     for_lanes<T>(
-        size, inputs, outputs, [&](Lanes<T>(&v)[2]) __attribute__((always_inline)) { v[0] = v[0] * inverse * v[1]; });
+        size, inputs, outputs, [&](auto& v) __attribute__((always_inline)) { v[0] = v[0] * inverse * v[1]; });
   }
 }
 
@@ -81,7 +81,7 @@ template <NormKind Kind, class T>
   Lanes<T> sum_gx{};
   const T* const inputs[3] = {dy, x, gamma};
   visit_lanes<T>(
-      size, inputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) {
+      size, inputs, [&](auto& v) __attribute__((always_inline)) {
         const Lanes<T> g = v[0] * v[2];  // gamma is zero in the padding
         sum_g += g;
         sum_gx += g * (v[1] - mean);
@@ -95,13 +95,13 @@ template <NormKind Kind, class T>
   if (accumulate) {
     const T* const again[4] = {dy, x, gamma, dx};
     for_lanes<T>(
-        size, again, outputs, [&](Lanes<T>(&v)[4]) __attribute__((always_inline)) {
+        size, again, outputs, [&](auto& v) __attribute__((always_inline)) {
           turn(v);
           v[0] += v[3];
         });
   } else {
     for_lanes<T>(
-        size, inputs, outputs, [&](Lanes<T>(&v)[3]) __attribute__((always_inline)) { turn(v); });
+        size, inputs, outputs, [&](auto& v) __attribute__((always_inline)) { turn(v); });
   }
 }
 

@@ -28,10 +28,10 @@ void adamw_step(const AdamWFactors<T>& by, std::size_t size, T* w, const T* g, T
   };
   const T blend = by.blend, rest = T(1) - by.blend;
   if (blend < T(0.5))  // torch's lerp takes the form that is exact at the nearer end
-    step([&](Lanes<T> & mean, const Lanes<T>& gradient)
+    step([&](auto& mean, const Lanes<T>& gradient)
              __attribute__((always_inline)) { mean = mean + blend * (gradient - mean); });
   else
-    step([&](Lanes<T> & mean, const Lanes<T>& gradient)
+    step([&](auto& mean, const Lanes<T>& gradient)
              __attribute__((always_inline)) { mean = gradient - (gradient - mean) * rest; });
 }
 

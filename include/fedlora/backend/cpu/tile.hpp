@@ -85,13 +85,13 @@ void compute(const SmallProduct<T>& p, Index row, Index column, [[maybe_unused]]
   if (p.into == Into::overwrite)
     finish([](V&, const T*, Index) __attribute__((always_inline)){});
   else if (MaskedRight || p.into == Into::add)
-    finish([](V & result, const T* out, Index) __attribute__((always_inline)) {
+    finish([](auto& result, const T* out, Index) __attribute__((always_inline)) {
       V before;
       load(before, out);
       result += before;
     });
   else
-    finish([&](V & result, const T* out, Index mask_place) __attribute__((always_inline)) {
+    finish([&](auto& result, const T* out, Index mask_place) __attribute__((always_inline)) {
       V before, factor;
       load(before, out);
       load(factor, p.mask + mask_place);
