@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vectors as wide as this level's registers, by the vector extension that g++ and clang share. Functions take them by
 // reference: passing them by value would depend on the machine's vector width.
+//
+// Highway 1.0.3 was measured beside them (a low-rank product, a softmax; g++ 12, clang 14): as fast for AVX2 and AVX-512, but
+// two to six times slower without -march, as it has no SSE2 there; 0.3 to 0.8 s more to compile every unit; and users would
+// have to define macros for -march=x86-64-v3 to be more than SSSE3.
 #pragma once
 
 #if defined(__SSE2__)

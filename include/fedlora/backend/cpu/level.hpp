@@ -6,6 +6,8 @@
 
 #include <cstddef>
 
+#include "fedlora/core/standard.hpp"
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define FEDLORA_CPU_LEVEL avx512  // x86-64-v4
 #elif defined(__AVX2__) && defined(__FMA__)
