@@ -83,27 +83,34 @@ template <class V>
 template <class T>
 inline constexpr int dropout_vectors = static_cast<int>(dropout_block / lane_count<T>);
 
-/// 0 or the scale for the elements [column, column + dropout_block).
-template <class T>
+/// 0 or the scale for the elements [column, column + dropout_block). No template: the front end of nvcc chooses between
+/// vectors only where it knows what they are of.
 [[gnu::always_inline]] inline void draw_mask(const Dropout& dropout, std::uint32_t row, std::uint32_t plane,
-                                             Index column, Lanes<T> (&mask)[dropout_vectors<T>]) {
+                                             Index column, Lanes<float> (&mask)[dropout_vectors<float>]) {
   DropoutWords words[2];
   dropout_words(dropout, row, plane, column, words[0], words[1]);
-  const Lanes<T> zero{};
-  const Lanes<T> kept = zero + static_cast<T>(dropout.scale);
-  each<2>([&](auto i) __attribute__((always_inline)) {
-    if constexpr (std::is_same_v<T, float>) {
-      mask[i] = words[i] >= dropout.threshold ? kept : zero;
-    } else {  // each word becomes 64 bits wide
-      constexpr int count = static_cast<int>(sizeof(DropoutWords) / sizeof(std::uint32_t));
-      const DropoutWords none{};
-      DropoutWords first, second;
-      shuffle<Interleaved<count, false>>(words[i], none, first);
-      shuffle<Interleaved<count, true>>(words[i], none, second);
-      const DropoutCounters threshold = DropoutCounters{} + std::uint64_t{dropout.threshold};
-      mask[2 * i] = (DropoutCounters)first >= threshold ? kept : zero;
-      mask[2 * i + 1] = (DropoutCounters)second >= threshold ? kept : zero;
-    }
+  const Lanes<float> zero{};
+  const Lanes<float> kept = zero + static_cast<float>(dropout.scale);
+  mask[0] = words[0] >= dropout.threshold ? kept : zero;
+  mask[1] = words[1] >= dropout.threshold ? kept : zero;
+}
+
+[[gnu::always_inline]] inline void draw_mask(const Dropout& dropout, std::uint32_t row, std::uint32_t plane,
+                                             Index column, Lanes<double> (&mask)[dropout_vectors<double>]) {
+  constexpr int count = static_cast<int>(sizeof(DropoutWords) / sizeof(std::uint32_t));
+  DropoutWords words[2];
+  dropout_words(dropout, row, plane, column, words[0], words[1]);
+  const Lanes<double> zero{};
+  const Lanes<double> kept = zero + dropout.scale;
+  const DropoutCounters threshold = DropoutCounters{} + std::uint64_t{dropout.threshold};
+  const DropoutWords none{};
+  each<2>([&](auto i) __attribute__((always_inline)) {  // each word becomes 64 bits wide
+    DropoutWords first, second;
+    shuffle<Interleaved<count, false>>(words[i], none, first);
+    shuffle<Interleaved<count, true>>(words[i], none, second);
+    const DropoutCounters first_wide = (DropoutCounters)first, second_wide = (DropoutCounters)second;
+    mask[2 * i] = first_wide >= threshold ? kept : zero;
+    mask[2 * i + 1] = second_wide >= threshold ? kept : zero;
   });
 }
 
@@ -114,12 +121,12 @@ void dropout_mask(const Dropout& dropout, std::uint32_t row, std::uint32_t plane
   Lanes<T> drawn[dropout_vectors<T>];
   Index column = 0;
   for (; column + dropout_block <= size; column += dropout_block) {
-    draw_mask<T>(dropout, row, plane, column, drawn);
+    draw_mask(dropout, row, plane, column, drawn);
     each<dropout_vectors<T>>([&](auto i)
                                  __attribute__((always_inline)) { store(drawn[i], mask + column + i * lanes); });
   }
   if (column == size) return;
-  draw_mask<T>(dropout, row, plane, column, drawn);
+  draw_mask(dropout, row, plane, column, drawn);
   each<dropout_vectors<T>>([&](auto i) __attribute__((always_inline)) {
     const Index at = column + i * lanes;
     if (at + lanes <= size)
@@ -142,7 +149,7 @@ void dropout_row(const Dropout& dropout, std::uint32_t row, std::uint32_t plane,
   };
   Index column = 0;
   for (; column + dropout_block <= size; column += dropout_block) {
-    draw_mask<T>(dropout, row, plane, column, drawn);
+    draw_mask(dropout, row, plane, column, drawn);
     each<dropout_vectors<T>>([&](auto i) __attribute__((always_inline)) {
       load(values, from + column + i * lanes);
       drop(drawn[i]);
@@ -150,7 +157,7 @@ void dropout_row(const Dropout& dropout, std::uint32_t row, std::uint32_t plane,
     });
   }
   if (column == size) return;
-  draw_mask<T>(dropout, row, plane, column, drawn);
+  draw_mask(dropout, row, plane, column, drawn);
   each<dropout_vectors<T>>([&](auto i) __attribute__((always_inline)) {
     const Index at = column + i * lanes;
     if (at + lanes <= size) {
