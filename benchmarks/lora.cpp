@@ -138,7 +138,7 @@ class Plain {
     dropped_.resize(mask_.size());
     const MatrixView<float> mask(mask_.data(), x.rows, x.cols), result(dropped_.data(), x.rows, x.cols);
     cpu::low_rank_mask<cpu::OwnLevel>(term, 0, mask);
-    cpu::multiply_elements<float>(mask, x, result);
+    cpu::multiply_elements<cpu::OwnLevel, float>(mask, x, result);
     return result;
   }
 
