@@ -12,24 +12,15 @@
 
 namespace fedlora::examples {
 
-// Of one level its loops are called by name, of several by the choice.
-#ifdef FEDLORA_PROGRAM_LEVELS
-using ProgramLevel = ChosenLevel;
-using ProgramEigenGemm = ChosenEigenGemm;
-#else
-using ProgramLevel = cpu::OwnLevel;
-using ProgramEigenGemm = EigenGemm;
-#endif
-
 #ifdef FEDLORA_HAVE_ONEDNN
 template <class T>
-using ProgramGemm = std::conditional_t<std::is_same_v<T, float>, OneDnnGemm, ProgramEigenGemm>;  // it has no float64
+using ProgramGemm = std::conditional_t<std::is_same_v<T, float>, OneDnnGemm, ChosenEigenGemm>;  // it has no float64
 #else
 template <class T>
-using ProgramGemm = ProgramEigenGemm;
+using ProgramGemm = ChosenEigenGemm;
 #endif
 
 template <class T>
-using ProgramBackend = CpuBackend<T, ProgramGemm<T>, ProgramLevel>;
+using ProgramBackend = CpuBackend<T, ProgramGemm<T>, ChosenLevel>;
 
 }  // namespace fedlora::examples

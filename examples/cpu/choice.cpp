@@ -69,7 +69,10 @@ void cap_onednn([[maybe_unused]] const std::string& level) {
 
 }  // namespace
 
-const CpuLevel& chosen_cpu() { return chosen != nullptr ? *chosen : best_level(); }
+const CpuLevel& chosen_cpu() {
+  static const CpuLevel& best = best_level();
+  return chosen != nullptr ? *chosen : best;
+}
 
 void choose_cpu(const std::string& asked) {
   if (asked == "native") {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // --cpu: which of the levels that the program was built for computes. With FEDLORA_NATIVE there is one, this machine's;
-// otherwise all that an x86-64 processor may have, side by side, and the best that is there unless one is asked for.
+// otherwise all that an x86-64 processor may have, side by side, and the best that is there unless one is asked for. Either way
+// loops and Eigen's products are compiled once for a level, and not for each family of models.
 #pragma once
 
 #include <string>
@@ -14,7 +15,7 @@ namespace fedlora::examples {
 /// \throws UsageError for a level that the program was not built for, or that this processor does not have.
 void choose_cpu(const std::string& asked);
 
-/// The level that computes.
+/// The level that computes: the best that is there until another is chosen.
 const CpuLevel& chosen_cpu();
 
 /// The chosen level, as backends ask for loops.
