@@ -38,7 +38,7 @@ class Experiment {
         model_(base, classifier_options(), inputs_.lora),
         head_model_(std::move(base), classifier_options(), head_only(inputs_.lora)),
         train_(std::make_shared<const Dataset>(model_.encode(inputs_.train, options_.threads))),
-        test_(model_.encode(inputs_.test, options_.threads)) {}
+        test_(std::make_shared<const Dataset>(model_.encode(inputs_.test, options_.threads))) {}
 
   int run() {
     const auto started = std::chrono::steady_clock::now();
@@ -94,6 +94,7 @@ class Experiment {
     run.mode = mode;
     run.measures = &inputs_.measures;
     run.model = head ? &head_model_ : &model_;
+    run.test = test_;
     run.rounds = federated ? options_.rounds : options_.reference_epochs;
     run.eval_every = options_.eval_every;
     run.own_adapters = local;
@@ -111,6 +112,13 @@ class Experiment {
         make_clients(*run.model, train_, federated || local ? inputs_.partition : everything,
                      AdamW{.lr = head ? options_.head_lr : options_.lr, .weight_decay = options_.weight_decay});
 
+    if (head && run.plan.steps == 0)  // else few of the texts may be trained on
+      run.before_rounds = [this, &run](int threads, const std::function<void()>& check) {
+        const auto data = std::make_shared<const Dataset>(head_model_.with_pooled(*train_, threads, check));
+        for (auto& client : run.clients) client.data = data;
+        run.test = std::make_shared<const Dataset>(head_model_.with_pooled(*test_, threads, check));
+      };
+
     std::vector<std::string> notes;
     const Adapter<T> initial = !options_.adapter.empty() && !head
                                    ? load_peft<T>(std::filesystem::path(options_.adapter), run.model->layout(), &notes)
@@ -123,7 +131,7 @@ class Experiment {
     if (const auto saved = out_.saved_state(mode)) resume(run, *saved);
     run.state.extra["arguments"] = options_.arguments;
     if (federated && !options_.export_plan.empty())
-      export_plan(run, options_.export_plan, inputs_.config, *train_, test_, initial);
+      export_plan(run, options_.export_plan, inputs_.config, *train_, *test_, initial);
   }
 
   void resume(Run<Model>& run, const Bytes& saved) {
@@ -154,7 +162,7 @@ class Experiment {
     const auto cancelled = [&] { return stop || Interrupt::requested(); };
     const auto advance_those = [&](bool single, const std::function<int()>& threads) {
       for (auto& run : runs_)
-        if ((run.clients.size() == 1) == single) advance(run, {console_, out_, test_, threads, cancelled});
+        if ((run.clients.size() == 1) == single) advance(run, {console_, out_, threads, cancelled});
     };
     std::exception_ptr first;
     std::mutex mutex;
@@ -216,8 +224,7 @@ class Experiment {
   OutputDirectory& out_;
   Console console_;
   Model model_, head_model_;
-  std::shared_ptr<const Dataset> train_;
-  Dataset test_;
+  std::shared_ptr<const Dataset> train_, test_;
   std::list<Run<Model>> runs_;
   std::set<std::string> told_;  ///< notes that were printed
 };

@@ -16,6 +16,7 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,6 +42,7 @@ struct Run {
   const Model* model = nullptr;
   const Measures* measures = nullptr;
   std::vector<Client<Model, AdamW>> clients;
+  std::shared_ptr<const Dataset> test;
   LocalPlan plan;
   double cohort = 1;
   Index rounds = 0;
@@ -48,6 +50,9 @@ struct Run {
   bool own_adapters = false;
   RunState<T> state;
   std::function<void(const RunState<T>&)> after_round = {};
+  /// Comes before the first round of those that are left, with the threads that it may use, and counts as training;
+  /// `check` throws when the run is to stop.
+  std::function<void(int threads, const std::function<void()>& check)> before_rounds = {};
 
   bool finished() const { return state.round >= rounds; }
   std::string unit() const { return mode == "federated" ? "round" : "epoch"; }
@@ -64,14 +69,25 @@ struct Run {
   }
 };
 
+/// What surrounds a run: where it writes, what it may use, who may stop it.
+struct Surroundings {
+  Console& console;
+  OutputDirectory& out;
+  std::function<int()> threads;  ///< asked before each piece of work: other runs end meanwhile
+  std::function<bool()> cancelled;
+
+  void check() const {
+    if (cancelled()) throw Cancelled();
+  }
+};
+
 /// Fills a row's measures: the means over the run's adapters (one, or everybody's own) on the whole test set.
 template <class Model>
-void evaluate_run(const Run<Model>& run, const Dataset& test, int threads, const std::function<bool()>& cancelled,
-                  Json& row) {
+void evaluate_run(const Run<Model>& run, const Surroundings& around, Json& row) {
   std::map<std::string, double> means;
   for (const auto& adapter : run.state.adapters) {
-    if (cancelled()) throw Cancelled();
-    const Evaluation one = run.model->evaluate(adapter, test, threads);
+    around.check();
+    const Evaluation one = run.model->evaluate(adapter, *run.test, around.threads());
     for (const std::string& field : run.measures->fields()) means[field] += run.measures->value(one, field);
   }
   for (auto& [field, mean] : means) mean /= static_cast<double>(run.state.adapters.size());
@@ -88,15 +104,6 @@ bool lacks_measures(const Run<Model>& run, const Json& row) {
   return row["loss"].is_null() ||
          std::any_of(fields.begin(), fields.end(), [&](const std::string& field) { return !row.contains(field); });
 }
-
-/// What surrounds a run: where it writes, what it may use, who may stop it.
-struct Surroundings {
-  Console& console;
-  OutputDirectory& out;
-  const Dataset& test;
-  std::function<int()> threads;
-  std::function<bool()> cancelled;
-};
 
 /// Trains one round from the state and leaves its result there; nothing has happened when it throws.
 template <class Model>
@@ -129,7 +136,7 @@ std::vector<Update<typename Model::Scalar>> train_round(Run<Model>& run, Index r
 template <class Model>
 std::string measure(Run<Model>& run, const Surroundings& around) {
   Json& row = run.state.metrics.back();
-  evaluate_run(run, around.test, around.threads(), around.cancelled, row);
+  evaluate_run(run, around, row);
   return run.mode + std::string(12 - run.mode.size(), ' ') + run.unit() + " " + std::to_string(run.state.round) +
          " of " + std::to_string(run.rounds) + ": " + run.measures->line(row) + ", train loss " +
          decimals(row["train_loss"].is_null() ? 0.0 : row["train_loss"].get<double>(), 4) + "\n";
@@ -156,6 +163,11 @@ void advance(Run<Model>& run, const Surroundings& around) {
     state.extra["seconds"] = counted("seconds") + since(started);
     write();
     around.console.print(line);
+  }
+  if (run.before_rounds && !run.finished()) {
+    const auto started = Clock::now();
+    run.before_rounds(around.threads(), [&] { around.check(); });
+    for (const char* field : {"train_seconds", "seconds"}) state.extra[field] = counted(field) + since(started);
   }
   while (!run.finished()) {
     const auto started = Clock::now();

@@ -23,6 +23,9 @@ struct Dataset {
   std::vector<std::int32_t> labels;
   std::vector<Index> label_offsets;  ///< example i has labels[label_offsets[i] … label_offsets[i + 1]); empty: one each
   std::vector<double> targets;  ///< numbers to predict, the same count for every example, one example after another
+  /// What a base makes of every example where that is known already, the same count for each
+  /// (`SequenceClassifier::with_pooled`); else empty.
+  std::vector<float> pooled;
 
   Index size() const { return static_cast<Index>(offsets.size()) - 1; }
   Index length(Index example) const {
@@ -31,6 +34,8 @@ struct Dataset {
 
   /// Numbers to predict per example.
   Index outputs() const { return size() > 0 ? static_cast<Index>(targets.size()) / size() : 0; }
+  /// Numbers per example in `pooled`.
+  Index pooled_width() const { return size() > 0 ? static_cast<Index>(pooled.size()) / size() : 0; }
   /// The labels of an example, one or a set; none where there are none. \throws ShapeError for offsets that do not fit
   std::span<const std::int32_t> labels_of(Index example) const {
     const auto at = static_cast<std::size_t>(example);
@@ -44,7 +49,7 @@ struct Dataset {
     return std::span(labels).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
   }
 
-  /// \throws ShapeError unless every example has an answer, or none has one.
+  /// \throws ShapeError unless every example has an answer, or none has one; the same of `pooled`.
   void check_answers() const {
     const auto expect = [](const char* what, Index count, std::size_t got) {
       if (static_cast<Index>(got) != count)
@@ -57,6 +62,9 @@ struct Dataset {
     if (static_cast<Index>(targets.size()) != outputs() * size())
       fail<ShapeError>("targets of a dataset", "as many for each of the " + std::to_string(size()) + " examples",
                        std::to_string(targets.size()));
+    if (static_cast<Index>(pooled.size()) != pooled_width() * size())
+      fail<ShapeError>("pooled of a dataset", "as many numbers for each of the " + std::to_string(size()) + " examples",
+                       std::to_string(pooled.size()));
   }
 
   /// Appends an example without anything to predict.
@@ -76,7 +84,7 @@ inline Dataset subset(const Dataset& data, std::span<const Index> examples) {
   data.check_answers();
   Dataset part;
   if (!data.label_offsets.empty()) part.label_offsets.push_back(0);
-  const Index outputs = data.outputs();
+  const Index outputs = data.outputs(), width = data.pooled_width();
   for (const Index example : examples) {
     if (example < 0 || example >= data.size())
       fail<ShapeError>("subset", "an example in [0, " + std::to_string(data.size()) + ")", std::to_string(example));
@@ -88,6 +96,8 @@ inline Dataset subset(const Dataset& data, std::span<const Index> examples) {
     if (!data.label_offsets.empty()) part.label_offsets.push_back(static_cast<Index>(part.labels.size()));
     const auto targets = data.targets.begin() + example * outputs;
     part.targets.insert(part.targets.end(), targets, targets + outputs);
+    const auto pooled = data.pooled.begin() + example * width;
+    part.pooled.insert(part.pooled.end(), pooled, pooled + width);
   }
   return part;
 }
@@ -100,6 +110,7 @@ struct PackedBatch {
   std::vector<std::int32_t> labels;  ///< as a Dataset's, of these sequences
   std::vector<Index> label_offsets;
   std::vector<double> targets;
+  std::vector<float> pooled;
   std::vector<Segment> segments;  ///< in order, covering every sequence
 
   Index sequences() const { return static_cast<Index>(cu_seqlens.size()) - 1; }
@@ -114,7 +125,8 @@ inline void pack(const Dataset& data, std::span<const Index> examples, PackedBat
   data.check_answers();
   batch.label_offsets.assign(data.label_offsets.empty() ? 0 : 1, 0);
   batch.targets.clear();
-  const Index outputs = data.outputs();
+  batch.pooled.clear();
+  const Index outputs = data.outputs(), width = data.pooled_width();
   for (const Index example : examples) {
     if (example < 0 || example >= data.size())
       fail<ShapeError>("pack", "an example in [0, " + std::to_string(data.size()) + ")", std::to_string(example));
@@ -128,6 +140,8 @@ inline void pack(const Dataset& data, std::span<const Index> examples, PackedBat
     if (!data.label_offsets.empty()) batch.label_offsets.push_back(static_cast<Index>(batch.labels.size()));
     const auto targets = data.targets.begin() + example * outputs;
     batch.targets.insert(batch.targets.end(), targets, targets + outputs);
+    const auto pooled = data.pooled.begin() + example * width;
+    batch.pooled.insert(batch.pooled.end(), pooled, pooled + width);
   }
   batch.segments.assign(1, Segment{0, static_cast<std::int32_t>(batch.sequences()), 0});
 }

@@ -81,6 +81,11 @@ class AdaptedBase {
 
   const AdapterPlan& plan() const { return plan_; }
 
+  /// Whether the base makes the same of a text in every step: nothing in it is adapted, and nothing dropped.
+  bool base_is_fixed() const {
+    return plan_.lowest_adapted >= base_.config().layers && dropouts_.hidden == 0 && dropouts_.attention == 0;
+  }
+
   /// Binds a training step to the workspace: `parameters` as operations read them, and `gradient` where they add to it.
   void bind_training(Workspace& workspace, std::span<const Element> parameters, std::span<Scalar> gradient,
                      const StepAddress& address) const {

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -130,6 +132,27 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     return data;
   }
 
+  /// The data with what the base makes of every text (`Dataset::pooled`), which training and evaluation then read
+  /// instead of running it; `before_batch` may throw. Unchanged where the base does not make the same of a text every
+  /// time, and for all but float32 on the host. Evaluation keeps its bits. Training rounds otherwise than with batches
+  /// of its own, but the same every time.
+  Dataset with_pooled(Dataset data, int threads = 0, const std::function<void()>& before_batch = {}) const {
+    data.pooled.clear();
+    if constexpr (reads_pooled) {
+      if (!this->base_is_fixed()) return data;
+      const Index width = base().config().hidden_size;
+      std::vector<float> pooled(static_cast<std::size_t>(data.size() * width));
+      const auto keep = [&](Workspace& workspace, Index first) {
+        if (before_batch) before_batch();
+        prepare(workspace);
+        workspace.run.download(forward(workspace).pooled, pooled.data() + first * width);
+      };
+      this->template for_evaluation_batches<Workspace>(Adapter<Scalar>(layout()), data, threads, keep);
+      data.pooled = std::move(pooled);
+    }
+    return data;
+  }
+
   Index loss_count(const Dataset&, std::span<const Index> examples) const {
     return static_cast<Index>(examples.size());
   }
@@ -199,6 +222,10 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   }
 
  private:
+  static constexpr bool reads_pooled = std::is_same_v<Element, float> && std::is_same_v<Scalar, float> && !requires {
+    typename B::Runner::Trainee;
+  };
+
   /// Whether a table's answers are of the kind that the problem type has.
   void check_kind(const Table& table) const {
     const std::pair<ProblemType, bool> kinds[] = {{ProblemType::single_label, !table.label.empty()},
@@ -347,7 +374,8 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   /// What a pass computes: the base's last states, one row per sequence, and the head's output.
   struct Outputs {
     typename Base::LastHidden last;
-    MatrixView<Element> pooled, logits;
+    MatrixView<const Element> pooled;
+    MatrixView<Element> logits;
   };
 
   /// The row that stands for a sequence. The last one is that of the last token which is not the pad token, as in
@@ -365,10 +393,14 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   /// Puts the workspace's batch where operations read it.
   void prepare(Workspace& workspace) const {
     const PackedBatch& batch = workspace.batch;
-    workspace.pooled_rows.clear();
-    if (pooling_ != Pooling::mean)
-      for (Index s = 0; s < batch.sequences(); ++s) workspace.pooled_rows.push_back(pooled_row(batch, s));
-    this->prepare_base(workspace, workspace.pooled_rows);
+    if (batch.pooled.empty()) {
+      workspace.pooled_rows.clear();
+      if (pooling_ != Pooling::mean)
+        for (Index s = 0; s < batch.sequences(); ++s) workspace.pooled_rows.push_back(pooled_row(batch, s));
+      this->prepare_base(workspace, workspace.pooled_rows);
+    } else {
+      prepare_pooled(workspace);
+    }
     if (problem_type_ == ProblemType::single_label) {
       workspace.labels = workspace.run.place(batch.labels);
     } else {
@@ -377,6 +409,19 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     }
     workspace.cu_seqlens = workspace.run.place(batch.cu_seqlens);
     workspace.run.flush();
+  }
+
+  /// The same for a batch that the base has seen. \throws ShapeError unless this model's base makes of it what it made.
+  void prepare_pooled(Workspace& workspace) const {
+    const PackedBatch& batch = workspace.batch;
+    if (!reads_pooled || !this->base_is_fixed())
+      fail<ShapeError>("pooled of a dataset", "none, as this model's base does not make the same of a text every time",
+                       std::to_string(batch.pooled.size()) + " numbers");
+    if (const Index expected = batch.sequences() * base().config().hidden_size;
+        static_cast<Index>(batch.pooled.size()) != expected)
+      fail<ShapeError>("pooled of a batch", std::to_string(expected) + " numbers", std::to_string(batch.pooled.size()));
+    workspace.tables.build(batch.cu_seqlens, batch.segments, {});
+    workspace.tables.placed_sequence_numbers = workspace.run.place(workspace.tables.sequence_numbers);
   }
 
   /// What the outputs of the batch are compared with: its numbers, or 1 for each label of its sets and 0 for the
@@ -394,15 +439,22 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   Outputs forward(Workspace& workspace) const {
     const PackedBatch& batch = workspace.batch;
     Outputs outputs;
-    outputs.last = Base::forward(workspace);
-    outputs.pooled = outputs.last.after;
-    if (pooling_ == Pooling::mean) {
-      outputs.pooled = workspace.run.operand(batch.sequences(), base().config().hidden_size);
-      workspace.run.mean_rows(outputs.last.after, workspace.cu_seqlens, outputs.pooled);
-    }
+    if (batch.pooled.empty())
+      run_base(workspace, outputs);
+    else if constexpr (reads_pooled)
+      outputs.pooled = {batch.pooled.data(), batch.sequences(), base().config().hidden_size};
     outputs.logits = head_.forward(outputs.pooled, batch.segments, workspace.tables.placed_sequence_numbers,
                                    workspace.pass, workspace.head, workspace.run);
     return outputs;
+  }
+
+  void run_base(Workspace& workspace, Outputs& outputs) const {
+    outputs.last = Base::forward(workspace);
+    outputs.pooled = outputs.last.after;
+    if (pooling_ != Pooling::mean) return;
+    const MatrixView<Element> mean = workspace.run.operand(workspace.batch.sequences(), base().config().hidden_size);
+    workspace.run.mean_rows(outputs.last.after, workspace.cu_seqlens, mean);
+    outputs.pooled = mean;
   }
 
   /// From the gradient of the logits, which stands in their place.
