@@ -43,4 +43,39 @@ TEST_CASE_TEMPLATE("the arena gives memory in stack order, aligned, and keeps it
   }
 }
 
+TEST_CASE("rewinding an arena gives back what was taken since, across scopes and blocks") {
+  cpu::Arena<float> arena;
+  arena.take(100);
+  const cpu::Arena<float>::Mark low = arena.mark();
+  float* const first = arena.take(100);
+  const Index before = arena.capacity();
+  arena.take(3 << 20);
+  CHECK(arena.capacity() > before);
+  const cpu::Arena<float>::Mark high = arena.mark();
+  arena.rewind(low);
+  CHECK(arena.capacity() == before);  // the block that was needed since is the system's again
+  arena.rewind(high);                 // what was given back does not come again
+  CHECK(arena.take(100) == first);
+  {
+    const auto scope = arena.scope();
+    arena.rewind(low);
+    CHECK(arena.take(50) == first);
+  }
+  CHECK(arena.take(100) == first + 64);  // the scope ends where the stack is lower than where it began
+}
+
+TEST_CASE("an arena that has grown becomes one block as large as what was taken at a time, and a quarter more") {
+  cpu::Arena<float> arena;
+  constexpr Index large = 1 << 20;
+  for (int layer = 0; layer < 3; ++layer) {
+    arena.take(large);
+    const auto scope = arena.scope();
+    arena.take(2 * large);
+  }
+  arena.reset();
+  CHECK(arena.capacity() == 5 * large * 5 / 4);
+  arena.take(6 * large);
+  CHECK(arena.capacity() == 5 * large * 5 / 4);
+}
+
 }  // namespace fedlora::tests

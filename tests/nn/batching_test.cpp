@@ -90,4 +90,20 @@ TEST_CASE_TEMPLATE("masks change with every part of the address, and only with i
   }
 }
 
+TEST_CASE_TEMPLATE("a block keeps what a product made, and nothing that a norm or an activation makes again", Arch,
+                   Bert, Llama) {
+  const Batching<Arch> model;
+  const LoraConfig lora{.rank = 1, .alpha = 2, .target_modules = {"all-linear"}};
+  typename Batching<Arch>::Workspace workspace{CpuBackend<double>{}};
+  model.run({{lora, std::vector<Index>(8, 12), {1, 2, 11, 0, 0}}}, {}, false, workspace);
+  const auto& state = workspace.blocks[1];
+  const Index rows = 8 * 12, hidden = 8;
+  Index kept = state.q.size() + state.k.size() + state.v.size() + state.z1.size() + state.up.size() + state.gate.size();
+  kept += state.context.size();  // for the term of the output projection
+  kept += rows * hidden;         // z2, which is a pre-norm block's output
+  kept += 2 * 2 * rows;          // statistics
+  for (const auto& s : state.s) kept += s.size();
+  CHECK(workspace.kept[1].taken - workspace.kept[0].taken == kept);
+}
+
 }  // namespace fedlora::tests

@@ -21,7 +21,7 @@ concept GemmPolicy = requires(bool flag, Index n, float alpha, const float* in, 
   G::template multiply<float>(flag, flag, n, n, n, alpha, in, n, in, n, alpha, out, n);
 };
 
-/// A worker of a backend: its memory, a stack of matrices taken until `reset` or the end of a `scope`, and the
+/// A worker of a backend: its memory, a stack of matrices taken until `reset`, the end of a `scope` or a `rewind`, and the
 /// operations, which are its other members; cpu::Runner states the contract of each. It belongs to whoever runs (a
 /// thread, a stream of a GPU), never to a client.
 ///
@@ -38,6 +38,7 @@ concept Runner = requires(R& run, Index n, std::span<const std::int32_t> table, 
   { run.operand(n, n) } -> std::same_as<MatrixView<Element>>;
   { run.statistics(n) } -> std::same_as<MatrixView<Scalar>>;
   run.scope();
+  run.rewind(run.mark());
   run.reset();
   { run.place(table) } -> std::same_as<const std::int32_t*>;
   { run.place(parameters) } -> std::same_as<const Scalar*>;

@@ -64,17 +64,14 @@ struct BlockReach {
   bool mlp_input = true;  ///< something at or below the first MLP layers is adapted, or `attention`
 };
 
-/// What a block keeps from forward to backward. Views into the worker's arena.
+/// What a block keeps from forward to backward: what would take a product to make again. What norms and activations
+/// make is made again from what they read. Views into the worker's arena.
 template <class T, class Sum>
 struct BlockState {
-  MatrixView<const T> x;       ///< block input, all rows
-  MatrixView<T> attention_in;  ///< what query, key and value read; empty when the block is post-norm: they read x
-  MatrixView<T> selected_in;   ///< its rows of `query_rows`, where those are not all
-  MatrixView<Sum> input_statistics;
-  MatrixView<T> q, k, v;
+  MatrixView<Sum> input_statistics;            ///< of the norm of the input, when the block is pre-norm
+  MatrixView<T> q, k, v;                       ///< k and v of all rows
   MatrixView<T> context;                       ///< kept only where the output projection is adapted
   MatrixView<T> z1;                            ///< residual sum after attention
-  MatrixView<T> h;                             ///< what the MLP reads; kept only where its first layers are adapted
   MatrixView<T> gate, up;                      ///< outputs of the first MLP layers, before the activation
   MatrixView<T> z2;                            ///< residual sum after the MLP
   MatrixView<Sum> statistics1, statistics2;    ///< of their norms; the second when the block is post-norm
@@ -106,174 +103,106 @@ class BlockPass {
         training_(options.training),
         dropouts_(options.dropouts),
         run_(run),
-        shape_{config.heads, config.kv_heads, config.head_dim, 1.0 / std::sqrt(static_cast<double>(config.head_dim)),
-               Arch::causal, layer} {}
+        shape_{config.heads,    config.kv_heads,
+               config.head_dim, 1.0 / std::sqrt(static_cast<double>(config.head_dim)),
+               Arch::causal,    layer} {}
 
-  /// y = block(x). x is (all rows, hidden); y is (rows out, hidden): all rows, or one per sequence.
+  /// y = block(x). x is (all rows, hidden); y is (rows out, hidden): all rows, or one per sequence. y may be x where
+  /// backward will not be given x itself.
   void forward(MatrixView<const T> x, MatrixView<T> y, State& state) {
     const Index rows = tables_.all.count;
     const Index out = out_rows_.count;
     const Index q_width = config_.heads * config_.head_dim;
     const Index kv_width = config_.kv_heads * config_.head_dim;
-    state.x = x;
-    MatrixView<const T> in = x;
-    if constexpr (pre_norm) {
-      state.attention_in = run_.operand(rows, x.cols);
-      state.input_statistics = run_.statistics(rows);
-      norm_forward(0, x, state.attention_in, state.input_statistics);
-      in = state.attention_in;
-    }
-    MatrixView<const T> in_selected = in;
-    MatrixView<const T> residual = x;
-    if (selects()) {
-      state.selected_in = run_.operand(out, x.cols);
-      run_.gather_rows(in, out_rows_.placed.rows, state.selected_in);
-      in_selected = state.selected_in;
-      if constexpr (pre_norm) {
-        const MatrixView<T> rows_of_x = run_.matrix(out, x.cols);
-        run_.gather_rows(x, out_rows_.placed.rows, rows_of_x);
-        residual = rows_of_x;
-      } else {
-        residual = in_selected;
-      }
-    }
+    if constexpr (pre_norm) state.input_statistics = run_.statistics(rows);
     state.q = run_.matrix(out, q_width);
     state.k = run_.matrix(rows, kv_width);
     state.v = run_.matrix(rows, kv_width);
-    if (selects()) {
-      linear(in_selected, out_rows_, state, true, {{LayerLinear::query, state.q}});
-      linear(in, tables_.all, state, true, {{LayerLinear::key, state.k}, {LayerLinear::value, state.v}});
-    } else {
-      linear(in, tables_.all, state, true,
-             {{LayerLinear::query, state.q}, {LayerLinear::key, state.k}, {LayerLinear::value, state.v}});
-    }
-    if constexpr (Arch::positions == Positions::rotary) {
-      run_.rotate(state.q, config_.heads, config_.head_dim, out_rows_.placed.positions, false);
-      run_.rotate(state.k, config_.kv_heads, config_.head_dim, tables_.all.placed.positions, false);
-    }
     state.z1 = run_.matrix(out, x.cols);
     state.statistics1 = run_.statistics(out);
-    reserve_s(LayerLinear::output, out, state);
-    if (adapted(LayerLinear::output)) state.context = run_.operand(out, q_width);
-    {
-      const auto scope = run_.scope();
-      const MatrixView<T> context = state.context.empty() ? run_.operand(out, q_width) : state.context;
-      run_.attention_forward(shape_, attention_, state.q, state.k, state.v, context);
-      linear(context, out_rows_, state, false, {{LayerLinear::output, state.z1}});
-    }
-    add_residual(LayerLinear::output, state.z1, residual);
+    reserve_s({LayerLinear::query, LayerLinear::output}, out, state);
+    reserve_s({LayerLinear::key, LayerLinear::value}, rows, state);
+    if (adapted({LayerLinear::output})) state.context = run_.operand(out, q_width);
+    attend(x, state);
 
     state.z2 = pre_norm ? y : run_.matrix(out, x.cols);
     state.up = run_.matrix(out, config_.intermediate_size);
     if constexpr (Arch::gated_mlp) state.gate = run_.matrix(out, config_.intermediate_size);
     if constexpr (!pre_norm) state.statistics2 = run_.statistics(out);
-    for (const LayerLinear which : {LayerLinear::gate, LayerLinear::up, LayerLinear::down})
-      reserve_s(which, out, state);
-    if (adapted(LayerLinear::gate) || adapted(LayerLinear::up)) state.h = run_.operand(out, x.cols);
-    {
-      const auto scope = run_.scope();
-      const MatrixView<T> h = state.h.empty() ? run_.operand(out, x.cols) : state.h;
-      norm_forward(pre_norm ? 1 : 0, state.z1, h, state.statistics1);
-      if constexpr (Arch::gated_mlp)
-        linear(h, out_rows_, state, true, {{LayerLinear::up, state.up}, {LayerLinear::gate, state.gate}});
-      else  // the bias is added with the activation
-        linear(h, out_rows_, state, false, {{LayerLinear::up, state.up}});
-      const MatrixView<T> activated = run_.operand(out, config_.intermediate_size);
-      activate(state, activated);
-      linear(activated, out_rows_, state, false, {{LayerLinear::down, state.z2}});
-      add_residual(LayerLinear::down, state.z2, pre_norm ? MatrixView<const T>(state.z1) : MatrixView<const T>(h));
-      if constexpr (!pre_norm) norm_forward(1, state.z2, y, state.statistics2);
-    }
+    reserve_s({LayerLinear::gate, LayerLinear::up, LayerLinear::down}, out, state);
+    const auto scope = run_.scope();
+    const MatrixView<T> h = pre_norm ? run_.operand(out, x.cols) : y;  // y comes last
+    norm_forward(pre_norm ? 1 : 0, state.z1, h, state.statistics1);
+    if constexpr (Arch::gated_mlp)
+      linear(h, out_rows_, state, true, {{LayerLinear::up, state.up}, {LayerLinear::gate, state.gate}});
+    else  // the bias is added with the activation
+      linear(h, out_rows_, state, false, {{LayerLinear::up, state.up}});
+    const MatrixView<T> activated = run_.operand(out, config_.intermediate_size);
+    activate(state, activated);
+    linear(activated, out_rows_, state, false, {{LayerLinear::down, state.z2}});
+    add_residual(LayerLinear::down, state.z2, pre_norm ? MatrixView<const T>(state.z1) : MatrixView<const T>(h));
+    if constexpr (!pre_norm) make_output(state, y);
   }
 
-  /// Given dy (rows out, hidden), adds the adapters' gradients and, when `reach.input`, writes dx (all rows, hidden).
-  void backward(const State& state, MatrixView<const T> dy, const BlockReach& reach, MatrixView<T> dx) {
+  /// y of a post-norm block, from what it keeps.
+  void make_output(const State& state, MatrixView<T> y) { norm_forward(1, state.z2, y, state.statistics2); }
+
+  /// Given in `d` the gradient of the output (rows out, hidden), adds the adapters' gradients and, when `reach.input`,
+  /// writes that of the input to dx (all rows, hidden). `d` and z2 are overwritten: where all rows come out, dx is d.
+  /// `input()` is x, in memory that it may take; it is called where an adapter needs x, or a norm that x went through.
+  template <class Input>
+  void backward(const State& state, MatrixView<T> d, const BlockReach& reach, MatrixView<T> dx, Input&& input) {
     const auto scope = run_.scope();
-    const Index rows = tables_.all.count;
-    const Index out = out_rows_.count;
-    const Index width = dy.cols;
-
-    // Second half: z2 = dropout(down(a) + bias) + residual.
-    MatrixView<const T> dz2 = dy;
-    if constexpr (!pre_norm) {
-      const MatrixView<T> through_norm = run_.operand(out, width);
-      norm_backward(1, dy, state.z2, state.statistics2, through_norm, false);
-      dz2 = through_norm;
-    }
-    const MatrixView<T> d_activated = run_.operand(out, config_.intermediate_size);
-    const MatrixView<const T> d_down = behind_dropout(LayerLinear::down, dz2);
-    {
-      const auto inner = run_.scope();
-      MatrixView<T> activated;
-      if (adapted(LayerLinear::down)) {
-        activated = run_.matrix(out, config_.intermediate_size);
-        activate(state, activated);
-      }
-      linear_backward(activated, out_rows_, state, reach.mlp_input ? d_activated : MatrixView<T>{}, false,
-                      {{LayerLinear::down, d_down}});
-    }
-    if (!reach.mlp_input) return;
-
-    const MatrixView<T> dh = reach.attention ? run_.matrix(out, width) : MatrixView<T>{};
-    if constexpr (Arch::gated_mlp) {
-      const MatrixView<T> d_gate = run_.operand(out, config_.intermediate_size);
-      run_.gated_backward(config_.activation, state.gate, state.up, d_activated, d_gate, d_activated);
-      linear_backward(state.h, out_rows_, state, dh, false,
-                      {{LayerLinear::gate, d_gate}, {LayerLinear::up, d_activated}});
-    } else {
-      run_.activation_backward(config_.activation, state.up, weights_[LayerLinear::up].template bias_data<T>(),
-                             d_activated);
-      linear_backward(state.h, out_rows_, state, dh, false, {{LayerLinear::up, d_activated}});
-    }
+    mlp_backward(state, d, reach);
     if (!reach.attention) return;
 
-    // First half: z1 = dropout(output(context) + bias) + residual.
-    const MatrixView<T> dz1 = run_.operand(out, width);
-    if constexpr (pre_norm) {
-      run_.copy(dz2, dz1);
-      norm_backward(1, dh, state.z1, state.statistics1, dz1, true);
-    } else {
-      run_.add(dz2, dh);
-      norm_backward(0, dh, state.z1, state.statistics1, dz1, false);
-    }
-    const MatrixView<T> d_context = run_.matrix(out, state.q.cols);
-    linear_backward(state.context, out_rows_, state, d_context, false,
-                    {{LayerLinear::output, behind_dropout(LayerLinear::output, dz1)}});
-
+    // z1 = dropout(output(context) + bias) + residual; d is its gradient now, and that of the residual.
+    const Index rows = tables_.all.count;
+    const Index out = out_rows_.count;
     const MatrixView<T> dq = run_.operand(out, state.q.cols);
     const MatrixView<T> dk = run_.operand(rows, state.k.cols);
     const MatrixView<T> dv = run_.operand(rows, state.v.cols);
-    run_.attention_backward(shape_, attention_, state.q, state.k, state.v, d_context, dq, dk, dv);
+    {
+      const auto inner = run_.scope();
+      const MatrixView<T> d_context = run_.matrix(out, state.q.cols);
+      linear_backward(state.context, out_rows_, state, d_context, false,
+                      {{LayerLinear::output, behind_dropout(LayerLinear::output, d)}});
+      run_.attention_backward(shape_, attention_, state.q, state.k, state.v, d_context, dq, dk, dv);
+    }
     if constexpr (Arch::positions == Positions::rotary) {
       run_.rotate(dq, config_.heads, config_.head_dim, out_rows_.placed.positions, true);
       run_.rotate(dk, config_.kv_heads, config_.head_dim, tables_.all.placed.positions, true);
     }
 
-    const MatrixView<const T> in = pre_norm ? MatrixView<const T>(state.attention_in) : state.x;
-    const MatrixView<const T> in_selected = selects() ? MatrixView<const T>(state.selected_in) : in;
-    // The gradient of attention_in gathers in dx (post-norm) or in a buffer of its own (pre-norm).
-    const MatrixView<T> d_in = !reach.input ? MatrixView<T>{} : pre_norm ? run_.matrix(rows, width) : dx;
+    const bool reads_input = adapted({LayerLinear::query, LayerLinear::key, LayerLinear::value});
+    MatrixView<const T> x, in, in_selected;
+    if (reads_input || (pre_norm && reach.input)) x = input();
+    if (reads_input) in = attention_input(x, state);
+    in_selected = in;
+    if (reads_input && selects()) in_selected = select(in);
+    // The gradient of what query, key and value read gathers in dx (post-norm) or in a buffer of its own (pre-norm).
+    const MatrixView<T> d_in = !reach.input ? MatrixView<T>{} : pre_norm ? run_.matrix(rows, d.cols) : dx;
     if (!selects()) {
-      const bool gathers = reach.input && !pre_norm;
-      if (gathers) run_.copy(dz1, d_in);
-      linear_backward(in, tables_.all, state, d_in, gathers,
+      linear_backward(in, tables_.all, state, d_in, reach.input && !pre_norm,
                       {{LayerLinear::key, dk}, {LayerLinear::value, dv}, {LayerLinear::query, dq}});
     } else {
-      const MatrixView<T> d_selected = reach.input ? run_.matrix(out, width) : MatrixView<T>{};
+      const MatrixView<T> d_selected = reach.input ? run_.matrix(out, d.cols) : MatrixView<T>{};
       linear_backward(in, tables_.all, state, d_in, false, {{LayerLinear::key, dk}, {LayerLinear::value, dv}});
       linear_backward(in_selected, out_rows_, state, d_selected, false, {{LayerLinear::query, dq}});
       if (reach.input) {
-        if constexpr (!pre_norm) run_.add(dz1, d_selected);
+        if constexpr (!pre_norm) run_.add(d, d_selected);
         run_.scatter_rows_add(d_selected, out_rows_.placed.rows, d_in);
       }
     }
     if (!reach.input) return;
     if constexpr (pre_norm) {
-      norm_backward(0, d_in, state.x, state.input_statistics, dx, false);
-      if (selects())
-        run_.scatter_rows_add(dz1, out_rows_.placed.rows, dx);
-      else
-        run_.add(dz1, dx);
+      if (!selects()) {
+        norm_backward(0, d_in, x, state.input_statistics, d_in, false);
+        run_.add(d_in, dx);
+      } else {
+        norm_backward(0, d_in, x, state.input_statistics, dx, false);
+        run_.scatter_rows_add(d, out_rows_.placed.rows, dx);
+      }
     }
   }
 
@@ -286,10 +215,93 @@ class BlockPass {
     return static_cast<std::size_t>(layer_) * layer_linears + static_cast<std::size_t>(which);
   }
 
-  bool adapted(LayerLinear which) const {
+  bool adapted(std::initializer_list<LayerLinear> linears) const {
     for (const SlotTerms<T, Sum>& slot : slots_)
-      if (!slot.layers[site(which)].a.empty()) return true;
+      for (const LayerLinear which : linears)
+        if (!slot.layers[site(which)].a.empty()) return true;
     return false;
+  }
+
+  /// The first half: q, k, v, and z1 = dropout(output(attention) + bias) + residual.
+  void attend(MatrixView<const T> x, State& state) {
+    const auto scope = run_.scope();
+    const MatrixView<const T> in = attention_input(x, state);
+    MatrixView<const T> residual = x;
+    if (selects()) {
+      const MatrixView<const T> in_selected = select(in);
+      residual = pre_norm ? select(x) : in_selected;
+      linear(in_selected, out_rows_, state, true, {{LayerLinear::query, state.q}});
+      linear(in, tables_.all, state, true, {{LayerLinear::key, state.k}, {LayerLinear::value, state.v}});
+    } else {
+      linear(in, tables_.all, state, true,
+             {{LayerLinear::query, state.q}, {LayerLinear::key, state.k}, {LayerLinear::value, state.v}});
+    }
+    if constexpr (Arch::positions == Positions::rotary) {
+      run_.rotate(state.q, config_.heads, config_.head_dim, out_rows_.placed.positions, false);
+      run_.rotate(state.k, config_.kv_heads, config_.head_dim, tables_.all.placed.positions, false);
+    }
+    const MatrixView<T> context = state.context.empty() ? run_.operand(state.q.rows, state.q.cols) : state.context;
+    run_.attention_forward(shape_, attention_, state.q, state.k, state.v, context);
+    linear(context, out_rows_, state, false, {{LayerLinear::output, state.z1}});
+    add_residual(LayerLinear::output, state.z1, residual);
+  }
+
+  /// What query, key and value read of x: x itself when the block is post-norm.
+  MatrixView<const T> attention_input(MatrixView<const T> x, const State& state) {
+    if constexpr (!pre_norm) return x;
+    const MatrixView<T> in = run_.operand(x.rows, x.cols);
+    norm_forward(0, x, in, state.input_statistics);
+    return in;
+  }
+
+  /// Its rows of `query_rows`.
+  MatrixView<const T> select(MatrixView<const T> from) {
+    const MatrixView<T> selected = run_.operand(out_rows_.count, from.cols);
+    run_.gather_rows(from, out_rows_.placed.rows, selected);
+    return selected;
+  }
+
+  /// The second half, z2 = dropout(down(activated) + bias) + residual: from the gradient of the output in `d` to that
+  /// of z1, when `reach.attention`.
+  void mlp_backward(const State& state, MatrixView<T> d, const BlockReach& reach) {
+    const auto scope = run_.scope();
+    const Index out = out_rows_.count;
+    if constexpr (!pre_norm) norm_backward(1, d, state.z2, state.statistics2, d, false);
+    const MatrixView<T> d_activated = run_.operand(out, config_.intermediate_size);
+    {
+      const auto inner = run_.scope();
+      MatrixView<T> activated;
+      if (adapted({LayerLinear::down})) {
+        activated = run_.matrix(out, config_.intermediate_size);
+        activate(state, activated);
+      }
+      linear_backward(activated, out_rows_, state, reach.mlp_input ? d_activated : MatrixView<T>{}, false,
+                      {{LayerLinear::down, behind_dropout(LayerLinear::down, d)}});
+    }
+    if (!reach.mlp_input) return;
+
+    const MatrixView<T> dh = reach.attention ? state.z2 : MatrixView<T>{};  // nobody reads z2 again
+    MatrixView<T> h;
+    if (adapted({LayerLinear::gate, LayerLinear::up})) {
+      h = run_.operand(out, d.cols);
+      norm_forward(pre_norm ? 1 : 0, state.z1, h, state.statistics1);
+    }
+    if constexpr (Arch::gated_mlp) {
+      const MatrixView<T> d_gate = run_.operand(out, config_.intermediate_size);
+      run_.gated_backward(config_.activation, state.gate, state.up, d_activated, d_gate, d_activated);
+      linear_backward(h, out_rows_, state, dh, false, {{LayerLinear::gate, d_gate}, {LayerLinear::up, d_activated}});
+    } else {
+      run_.activation_backward(config_.activation, state.up, weights_[LayerLinear::up].template bias_data<T>(),
+                               d_activated);
+      linear_backward(h, out_rows_, state, dh, false, {{LayerLinear::up, d_activated}});
+    }
+    if (!reach.attention) return;
+    if constexpr (pre_norm) {
+      norm_backward(1, dh, state.z1, state.statistics1, d, true);
+    } else {
+      run_.add(d, dh);
+      norm_backward(0, dh, state.z1, state.statistics1, d, false);
+    }
   }
 
   /// The terms of the segments of `rows` that have one at this linear layer.
@@ -314,12 +326,13 @@ class BlockPass {
         probability);
   }
 
-  /// Memory for S of a linear layer. Called before a scope opens around `linear`, so that S outlives the scope.
-  void reserve_s(LayerLinear which, Index rows, State& state) {
-    Index rank = 0;
-    for (const SlotTerms<T, Sum>& slot : slots_) rank = std::max(rank, slot.layers[site(which)].rank());
-    MatrixView<T>& s = state.s[static_cast<std::size_t>(which)];
-    if (rank > 0 && s.empty()) s = run_.matrix(rows, rank);
+  /// Memory for S of the linear layers that have some adapter's term.
+  void reserve_s(std::initializer_list<LayerLinear> linears, Index rows, State& state) {
+    for (const LayerLinear which : linears) {
+      Index rank = 0;
+      for (const SlotTerms<T, Sum>& slot : slots_) rank = std::max(rank, slot.layers[site(which)].rank());
+      if (rank > 0) state.s[static_cast<std::size_t>(which)] = run_.matrix(rows, rank);
+    }
   }
 
   /// A linear layer of a group and its output.
@@ -334,11 +347,10 @@ class BlockPass {
   };
 
   /// y of every layer of a group that reads x.
-  void linear(MatrixView<const T> x, const RowSet& rows, State& state, bool with_bias,
+  void linear(MatrixView<const T> x, const RowSet& rows, const State& state, bool with_bias,
               std::initializer_list<Output> outputs) {
     std::size_t count = 0;
     for (const auto& [which, y] : outputs) {
-      reserve_s(which, rows.count, state);
       Part& part = begin_part(count++, which, rows, state);
       if (with_bias) part.bias = weights_[which].template bias_data<T>();
       part.y = y;
@@ -369,14 +381,15 @@ class BlockPass {
     if constexpr (Arch::gated_mlp)
       run_.gated_forward(config_.activation, state.gate, state.up, activated);
     else
-      run_.activation_forward(config_.activation, state.up, weights_[LayerLinear::up].template bias_data<T>(), activated);
+      run_.activation_forward(config_.activation, state.up, weights_[LayerLinear::up].template bias_data<T>(),
+                              activated);
   }
 
   /// z ← dropout(z + bias) + residual, with the hidden dropout of the checkpoint.
   void add_residual(LayerLinear which, MatrixView<T> z, MatrixView<const T> residual) {
     for (const RowSegment& segment : out_rows_.segments)
       run_.add_residual(z, weights_[which].template bias_data<T>(), residual, hidden_dropout(which, segment),
-                      out_rows_.placed.numbers, segment.begin, segment.end);
+                        out_rows_.placed.numbers, segment.begin, segment.end);
   }
 
   bool drops_after(LayerLinear which) const {
@@ -400,7 +413,7 @@ class BlockPass {
   void norm_forward(std::size_t which, MatrixView<const T> x, MatrixView<T> y, MatrixView<Sum> statistics) {
     const FrozenNorm& norm = weights_.norms[which];
     run_.norm_forward(Arch::norm, x, norm.template gamma_data<T>(), norm.template beta_data<T>(), config_.norm_eps, y,
-                    statistics);
+                      statistics);
   }
 
   void norm_backward(std::size_t which, MatrixView<const T> dy, MatrixView<const T> x, MatrixView<const Sum> statistics,

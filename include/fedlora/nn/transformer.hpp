@@ -29,6 +29,11 @@ struct TransformerWorkspace {
   typename B::Runner run;  ///< computes, and holds what it computes with
   BatchTables tables;
   std::vector<BlockState<typename B::Element, typename B::Scalar>> blocks;
+  /// In training: what goes from block to block, hidden states up and their gradient down, and the gradient of the rows
+  /// that come out of the last block.
+  MatrixView<typename B::Element> carried, d_out;
+  std::vector<MatrixView<typename B::Element>> inputs;  ///< of the blocks, where they stay until backward
+  std::vector<typename B::Runner::Mark> kept;           ///< the height of the runner's memory behind each block's state
   typename B::Runner::AttentionTable attention_all, attention_pooled;
   std::vector<const std::int32_t*> ids;  ///< of every row, by embedding table, placed
   std::vector<std::int32_t> position_rows;
@@ -126,27 +131,33 @@ class Transformer {
     prepare_rotation(workspace);
   }
 
-  /// Runs the base over the batch that was prepared. Returns the last hidden states, (rows, hidden) or (sequences, hidden) when `pooled_only`, in the runner's memory.
+  /// Runs the base over the batch that was prepared. Returns the last hidden states, (rows, hidden) or (sequences,
+  /// hidden) when `pooled_only`, in the runner's memory.
   MatrixView<T> forward(const Options& options, Workspace& workspace) const {
     auto& run = workspace.run;
     const BatchTables& tables = workspace.tables;
+    const Index hidden = config_.hidden_size;
     workspace.blocks.assign(blocks_.size(), {});
-    MatrixView<T> x = run.operand(tables.all.count, config_.hidden_size);
+    workspace.inputs.assign(blocks_.size(), {});
+    workspace.kept.assign(blocks_.size(), {});
+    if (goes_backward(options)) {
+      workspace.carried = run.operand(tables.all.count, hidden);
+      workspace.d_out = options.pooled_only ? run.operand(tables.pooled.count, hidden) : workspace.carried;
+    }
+    MatrixView<T> x = run.operand(tables.all.count, hidden);
     embed(options, workspace, x);
-    MatrixView<T> other;  // blocks that keep nothing write to x and to this in turn
     for (Index layer = 0; layer < config_.layers; ++layer) {
       const bool pooled = options.pooled_only && layer + 1 == config_.layers;
-      const bool keep = options.training && layer >= options.lowest_adapted;
-      auto& state = workspace.blocks[static_cast<std::size_t>(layer)];
-      if (keep || pooled || other.empty()) {
-        const MatrixView<T> y = run.operand(pooled ? tables.pooled.count : tables.all.count, config_.hidden_size);
-        if (!keep) other = x;
-        forward_block(layer, pooled, options, workspace, x, y, keep, state);
-        x = y;
-      } else {
-        forward_block(layer, pooled, options, workspace, x, other, keep, state);
-        std::swap(x, other);
-      }
+      const bool keep = goes_backward(options) && layer >= options.lowest_adapted;
+      MatrixView<T> y = x;  // blocks that keep nothing write where they read
+      if (pooled)
+        y = run.operand(tables.pooled.count, hidden);
+      else if (keep)
+        y = keeps_inputs ? run.operand(tables.all.count, hidden) : workspace.carried;
+      if (keep && (keeps_inputs || layer == options.lowest_adapted))
+        workspace.inputs[static_cast<std::size_t>(layer)] = x;
+      forward_block(layer, pooled, options, workspace, x, y, keep);
+      x = y;
     }
     return x;
   }
@@ -163,29 +174,46 @@ class Transformer {
   }
   static constexpr bool has_final_norm = !Arch::names.final_norm.empty();
 
-  /// Given the gradient of what `forward` returned, adds the gradients of all adapters. Overwrites nothing but the
-  /// runner's memory.
+  /// Given the gradient of what `forward` returned, adds the gradients of all adapters. What was taken from the runner's
+  /// memory since `forward`, `dy` too, is given back: nothing of it can be read afterwards.
   void backward(MatrixView<const T> dy, const Options& options, Workspace& workspace) const {
+    if (!goes_backward(options)) return;
     auto& run = workspace.run;
-    if (options.lowest_adapted >= config_.layers) return;
-    const auto scope = run.scope();
-    MatrixView<T> buffers[2] = {run.operand(workspace.tables.all.count, config_.hidden_size),
-                                run.operand(workspace.tables.all.count, config_.hidden_size)};
+    MatrixView<T> d = workspace.d_out;
+    run.copy(dy, d);
     for (Index layer = config_.layers - 1; layer >= options.lowest_adapted; --layer) {
       const bool pooled = options.pooled_only && layer + 1 == config_.layers;
-      const MatrixView<T> dx = buffers[layer % 2];
+      const auto at = static_cast<std::size_t>(layer);
+      run.rewind(workspace.kept[at]);  // of the blocks above, nothing is needed any more
+      const auto input = [&]() -> MatrixView<const T> {
+        if (!workspace.inputs[at].empty()) return workspace.inputs[at];
+        const MatrixView<T> x = run.operand(workspace.tables.all.count, config_.hidden_size);
+        pass(layer - 1, false, options, workspace).make_output(workspace.blocks[at - 1], x);
+        return x;
+      };
       pass(layer, pooled, options, workspace)
-          .backward(workspace.blocks[static_cast<std::size_t>(layer)], dy, reach(layer, options), dx);
-      dy = dx;
+          .backward(workspace.blocks[at], d, reach(layer, options), workspace.carried, input);
+      d = workspace.carried;
     }
   }
 
  private:
+  /// Whether a pre-norm block's input is the sum that its norm reads, which stays; that of a post-norm block is what
+  /// the norm of the block below made, which can do so again.
+  static constexpr bool keeps_inputs = Arch::norm_place == NormPlace::pre;
+
+  bool goes_backward(const Options& options) const {
+    return options.training && options.lowest_adapted < config_.layers;
+  }
+
+  /// Runs a block; what it takes from the runner's memory stays when backward needs it.
   void forward_block(Index layer, bool pooled, const Options& options, Workspace& workspace, MatrixView<T> x,
-                     MatrixView<T> y, bool keep, BlockState<T, Sum>& state) const {
-    if (keep) return pass(layer, pooled, options, workspace).forward(x, y, state);
-    const auto scope = workspace.run.scope();
-    pass(layer, pooled, options, workspace).forward(x, y, state);
+                     MatrixView<T> y, bool keep) const {
+    const auto at = static_cast<std::size_t>(layer);
+    const auto before = workspace.run.mark();
+    pass(layer, pooled, options, workspace).forward(x, y, workspace.blocks[at]);
+    if (!keep) workspace.run.rewind(before);
+    workspace.kept[at] = workspace.run.mark();
   }
 
   bool has_bias(LayerLinear which) const {

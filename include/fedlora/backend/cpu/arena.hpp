@@ -9,7 +9,9 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "fedlora/core/shape.hpp"
@@ -18,69 +20,122 @@ namespace fedlora::cpu {
 
 inline constexpr std::size_t huge_page = std::size_t{1} << 21;
 
-/// Rows of a matrix lie pages apart: where the system gives pages of 2 MiB to those who ask, it finds them faster.
-inline void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  if (bytes >= huge_page) madvise(data, bytes, MADV_HUGEPAGE);  // a wish: that it is refused is no error
+/// Memory for scalars of T, not initialised, that begins where a huge page may. On Linux it is the system's own pages:
+/// those that nothing has touched take no memory, and all of them are the system's again when the block ends, whereas
+/// malloc would keep some for whoever asks next.
+template <class T>
+class Block {
+ public:
+  explicit Block(Index count) : capacity_(count) {
+#if defined(__linux__)
+    mapped_ = static_cast<std::size_t>(count) * sizeof(T) + huge_page;
+    mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping_ == MAP_FAILED) throw std::bad_alloc();
+    const std::size_t skipped = (huge_page - reinterpret_cast<std::uintptr_t>(mapping_) % huge_page) % huge_page;
+    data_ = reinterpret_cast<T*>(static_cast<std::byte*>(mapping_) + skipped);
+#else
+    data_ = static_cast<T*>(::operator new (static_cast<std::size_t>(count) * sizeof(T), std::align_val_t{huge_page}));
 #endif
-}
+  }
+  Block(Block&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)),
+        capacity_(other.capacity_),
+        mapping_(other.mapping_),
+        mapped_(other.mapped_) {}
+  Block& operator=(Block&&) = delete;
+  ~Block() {
+    if (data_ == nullptr) return;
+#if defined(__linux__)
+    munmap(mapping_, mapped_);
+#else
+    ::operator delete (data_, std::align_val_t{huge_page});
+#endif
+  }
+
+  /// Rows of a matrix lie pages apart: where the system gives pages of 2 MiB to those who ask, it finds them faster.
+  void ask_for_huge_pages() const {
+#if defined(MADV_HUGEPAGE)
+    madvise(data_, static_cast<std::size_t>(capacity_) * sizeof(T), MADV_HUGEPAGE);  // a wish: refusal is no error
+#endif
+  }
+
+  T* data() const { return data_; }
+  Index capacity() const { return capacity_; }
+
+ private:
+  T* data_ = nullptr;
+  Index capacity_ = 0;
+  void* mapping_ = nullptr;
+  std::size_t mapped_ = 0;  ///< bytes
+};
 
 /// A stack of scalars, 64-byte aligned. Contents are not initialised.
+///
+/// While it grows, each block is hardly larger than what was asked for, and ends when the stack falls below it: the
+/// first step touches no more memory than those that follow, in one block.
 template <class T>
 class Arena {
  public:
   Arena() = default;
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
-  ~Arena() { release(); }
 
-  /// Forgets everything taken. When the last step needed more than one block, they become one.
+  /// A height of the stack.
+  struct Mark {
+    std::size_t blocks = 0;
+    Index used = 0;  ///< of the last of them
+    Index taken = 0;
+  };
+
+  /// Forgets everything taken. When it has grown, one block takes the place of all, with some room for a batch that is
+  /// larger: pages that are never touched cost nothing.
   void reset() {
     if (blocks_.size() > 1) {
-      Index total = 0;
-      for (const Block& block : blocks_) total += block.capacity;
-      release();
-      add_block(total);
+      blocks_.clear();
+      blocks_.emplace_back(most_ + most_ / 4);
+      blocks_.back().ask_for_huge_pages();
     }
-    if (!blocks_.empty()) blocks_.front().used = 0;
-    current_ = 0;
+    used_ = 0;
+    taken_ = 0;
   }
 
   /// `count` scalars that live until the enclosing scope ends, or until `reset`.
   T* take(Index count) {
     const Index rounded = (std::max<Index>(count, 1) + granule - 1) / granule * granule;
-    while (current_ < blocks_.size() && blocks_[current_].used + rounded > blocks_[current_].capacity) {
-      if (++current_ < blocks_.size()) blocks_[current_].used = 0;
+    if (blocks_.empty() || used_ + rounded > blocks_.back().capacity()) {
+      blocks_.emplace_back(std::max(rounded, smallest_block));
+      used_ = 0;
     }
-    if (current_ == blocks_.size()) {
-      add_block(std::max(rounded, std::min(capacity(), largest_growth)));
-      current_ = blocks_.size() - 1;
-    }
-    T* result = blocks_[current_].data + blocks_[current_].used;
-    blocks_[current_].used += rounded;
+    T* const result = blocks_.back().data() + used_;
+    used_ += rounded;
+    taken_ += rounded;
+    most_ = std::max(most_, taken_);
     return result;
   }
 
   MatrixView<T> matrix(Index rows, Index cols) { return {take(rows * cols), rows, cols}; }
 
+  Mark mark() const { return {blocks_.size(), used_, taken_}; }
+
+  /// Gives back what was taken since `mark`. Nothing where the stack is lower already.
+  void rewind(const Mark& mark) {
+    if (taken_ <= mark.taken) return;
+    while (blocks_.size() > std::max<std::size_t>(mark.blocks, 1)) blocks_.pop_back();
+    used_ = mark.used;
+    taken_ = mark.taken;
+  }
+
   /// Gives back, at its end, what was taken during its life.
   class Scope {
    public:
-    explicit Scope(Arena& arena)
-        : arena_(arena),
-          block_(arena.current_),
-          used_(arena.current_ < arena.blocks_.size() ? arena.blocks_[arena.current_].used : 0) {}
+    explicit Scope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
-    ~Scope() {
-      arena_.current_ = block_;
-      if (block_ < arena_.blocks_.size()) arena_.blocks_[block_].used = used_;
-    }
+    ~Scope() { arena_.rewind(mark_); }
 
    private:
     Arena& arena_;
-    std::size_t block_;
-    Index used_;
+    Mark mark_;
   };
 
   [[nodiscard]] Scope scope() { return Scope(*this); }
@@ -88,40 +143,18 @@ class Arena {
   /// Scalars held, used or not.
   Index capacity() const {
     Index total = 0;
-    for (const Block& block : blocks_) total += block.capacity;
+    for (const Block<T>& block : blocks_) total += block.capacity();
     return total;
   }
 
  private:
   static constexpr Index granule = 64 / static_cast<Index>(sizeof(T));
-  static constexpr Index largest_growth = Index{1} << 22;
+  static constexpr Index smallest_block = static_cast<Index>(huge_page / sizeof(T));
 
-  /// Large blocks begin where a huge page may.
-  static constexpr std::align_val_t alignment(Index count) {
-    return std::align_val_t{static_cast<std::size_t>(count) * sizeof(T) < huge_page ? 64 : huge_page};
-  }
-
-  struct Block {
-    T* data;
-    Index capacity;
-    Index used;
-  };
-
-  void add_block(Index count) {
-    const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
-    void* const data = ::operator new (bytes, alignment(count));
-    ask_for_huge_pages(data, bytes);
-    blocks_.push_back({static_cast<T*>(data), count, 0});
-  }
-
-  void release() {
-    for (const Block& block : blocks_) ::operator delete (block.data, alignment(block.capacity));
-    blocks_.clear();
-    current_ = 0;
-  }
-
-  std::vector<Block> blocks_;
-  std::size_t current_ = 0;
+  std::vector<Block<T>> blocks_;
+  Index used_ = 0;   ///< of the last block
+  Index taken_ = 0;  ///< of all
+  Index most_ = 0;   ///< the largest that `taken_` has been
 };
 
 }  // namespace fedlora::cpu

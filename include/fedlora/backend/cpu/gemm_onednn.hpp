@@ -12,6 +12,8 @@ extern "C" int omp_get_max_threads(void);
 extern "C" void omp_set_num_threads(int);
 #endif
 
+#include <cstddef>
+#include <cstdlib>
 #include <string>
 #include <type_traits>
 
@@ -45,6 +47,7 @@ struct OneDnnGemm {
   static void multiply(bool transpose_a, bool transpose_b, Index m, Index n, Index k, T alpha, const T* a, Index lda,
                        const T* b, Index ldb, T beta, T* c, Index ldc) {
     if constexpr (std::is_same_v<T, float>) {
+      if (m * n * k >= large_product) fill_thread_cache();
       const dnnl_status_t status =
           dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
       if (status != dnnl_success)
@@ -54,6 +57,24 @@ struct OneDnnGemm {
     } else {
       EigenGemm::multiply(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     }
+  }
+
+ private:
+  static constexpr Index large_product = Index{1} << 26;  ///< a millisecond
+
+  /// oneDNN packs the operands of a product in memory of posix_memalign, megabytes that it gives back afterwards. glibc
+  /// before 2.38 cuts off what alignment leaves over, a piece of up to 160 bytes, and while malloc's cache of the
+  /// thread has room for a piece of its size, the memory behind it does not become whole again: the next product finds
+  /// another place, up to seven times, and all of them stay with the process. Where the cache is full, pieces are
+  /// joined.
+  static void fill_thread_cache() {
+#if defined(__GLIBC__)
+    for (std::size_t bytes = 24; bytes < 184; bytes += 16) {  // one size class after the other
+      void* volatile pieces[7];                               // no compiler may leave them out
+      for (void* volatile& piece : pieces) piece = std::malloc(bytes);
+      for (void* const piece : pieces) std::free(piece);
+    }
+#endif
   }
 };
 

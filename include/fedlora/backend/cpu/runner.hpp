@@ -39,6 +39,10 @@ class Runner {
   /// What a norm keeps of each row for backward.
   MatrixView<T> statistics(Index rows) { return arena_.matrix(rows, 2); }
   [[nodiscard]] auto scope() { return arena_.scope(); }
+  using Mark = typename Arena<T>::Mark;
+  Mark mark() const { return arena_.mark(); }
+  /// Gives back what was taken since `mark`, which may lie in another function's past; nothing where less is taken.
+  void rewind(const Mark& mark) { arena_.rewind(mark); }
   void reset() { arena_.reset(); }
   /// Scalars held, used or not.
   Index capacity() const { return arena_.capacity(); }

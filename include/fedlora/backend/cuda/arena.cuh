@@ -80,27 +80,36 @@ class Arena {
     return matrix;
   }
 
+  /// A height of the stack.
+  struct Mark {
+    std::size_t block = 0;
+    std::size_t used = 0;
+    std::size_t pieces = 0;
+  };
+
+  Mark mark() const { return {current_, current_ < blocks_.size() ? blocks_[current_].used : 0, pieces_.size()}; }
+
+  /// Gives back what was taken since `mark`. Nothing where the stack is lower already.
+  void rewind(const Mark& mark) noexcept {
+    const bool lower = current_ < mark.block ||
+                       (current_ == mark.block && current_ < blocks_.size() && blocks_[current_].used < mark.used);
+    if (lower) return;
+    give_back(mark.pieces);
+    current_ = mark.block;
+    if (current_ < blocks_.size()) blocks_[current_].used = mark.used;
+  }
+
   /// Gives back, at its end, what was taken during its life.
   class Scope {
    public:
-    explicit Scope(Arena& arena)
-        : arena_(arena),
-          block_(arena.current_),
-          used_(arena.current_ < arena.blocks_.size() ? arena.blocks_[arena.current_].used : 0),
-          pieces_(arena.pieces_.size()) {}
+    explicit Scope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
-    ~Scope() {
-      arena_.give_back(pieces_);
-      arena_.current_ = block_;
-      if (block_ < arena_.blocks_.size()) arena_.blocks_[block_].used = used_;
-    }
+    ~Scope() { arena_.rewind(mark_); }
 
    private:
     Arena& arena_;
-    std::size_t block_;
-    std::size_t used_;
-    std::size_t pieces_;
+    Mark mark_;
   };
 
   [[nodiscard]] Scope scope() { return Scope(*this); }

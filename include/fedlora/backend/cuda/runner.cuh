@@ -76,6 +76,9 @@ class Runner {
   }
   MatrixView<float> statistics(Index rows) { return arena_.matrix<float>(rows, 2); }
   [[nodiscard]] auto scope() { return arena_.scope(); }
+  using Mark = Arena::Mark;
+  Mark mark() const { return arena_.mark(); }
+  void rewind(const Mark& mark) { arena_.rewind(mark); }
   /// Also makes this runner's device the current one of the calling thread. \throws CudaError
   void reset() {
     context_->use();
