@@ -76,6 +76,13 @@ TEST_CASE("an arena that has grown becomes one block as large as what was taken 
   CHECK(arena.capacity() == 5 * large * 5 / 4);
   arena.take(6 * large);
   CHECK(arena.capacity() == 5 * large * 5 / 4);
+  arena.reset();
+  {
+    const auto scope = arena.scope();
+    arena.take(8 * large);
+  }
+  arena.reset();  // what only a scope needed counts, too: it would come from the system in every step
+  CHECK(arena.capacity() == 8 * large * 5 / 4);
 }
 
 }  // namespace fedlora::tests

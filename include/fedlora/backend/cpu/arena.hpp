@@ -87,10 +87,10 @@ class Arena {
     Index taken = 0;
   };
 
-  /// Forgets everything taken. When it has grown, one block takes the place of all, with some room for a batch that is
-  /// larger: pages that are never touched cost nothing.
+  /// Forgets everything taken. When the first block was too small, one takes the place of all, with some room for a
+  /// batch that is larger: pages that are never touched cost nothing.
   void reset() {
-    if (blocks_.size() > 1) {
+    if (!blocks_.empty() && most_ > blocks_.front().capacity()) {
       blocks_.clear();
       blocks_.emplace_back(most_ + most_ / 4);
       blocks_.back().ask_for_huge_pages();
