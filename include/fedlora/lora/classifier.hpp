@@ -133,7 +133,8 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   }
 
   /// The data with what the base makes of every text (`Dataset::pooled`), which training and evaluation then read
-  /// instead of running it; `before_batch` may throw. Unchanged where the base does not make the same of a text every
+  /// instead of running it: 4 · hidden_size bytes for each. `before_batch` is called by the workers, several at a time,
+  /// and may throw. Only models over the same base and pooling may read them. Unchanged where the base does not make the same of a text every
   /// time, and for all but float32 on the host. Evaluation keeps its bits. Training rounds otherwise than with batches
   /// of its own, but the same every time.
   Dataset with_pooled(Dataset data, int threads = 0, const std::function<void()>& before_batch = {}) const {
@@ -411,7 +412,8 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     workspace.run.flush();
   }
 
-  /// The same for a batch that the base has seen. \throws ShapeError unless this model's base makes of it what it made.
+  /// The same for a batch whose pooled rows the base has made; that it was this model's base is the caller's word.
+  /// \throws ShapeError for a base that is not fixed, or of another width.
   void prepare_pooled(Workspace& workspace) const {
     const PackedBatch& batch = workspace.batch;
     if (!reads_pooled || !this->base_is_fixed())

@@ -234,7 +234,7 @@ struct QueryBlock {
   }
 };
 
-/// to[i] ← dropout of from[i] over a block's rows of probabilities.
+/// scores ← dropout(scores) over a block's rows, in place.
 template <class T>
 [[gnu::noinline]] void drop_scores(const Head<T>& head, const QueryBlock& block, T* scores) {
   for (Index i = 0; i < block.count; ++i)

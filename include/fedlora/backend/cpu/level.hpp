@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The level of vector instructions that a unit is compiled for: the one that its own flags allow. Every loop of the CPU
-// backend lives in an inline namespace of that name, and CpuBackend has it in its type, so that units of several levels
-// link into one program.
+// The level of vector instructions that a unit is compiled for: the one that its own flags allow. The loops of the CPU
+// backend live in an inline namespace of that name, and CpuBackend has it in its type, so that units of several levels
+// link into one program. Eigen's functions have no such name: where units of several levels use EigenGemm, each defines
+// Eigen as a name of its own (-DEigen=Eigen_avx2), or the linker takes one level's for all.
 #pragma once
 
 #include <cstddef>

@@ -40,7 +40,8 @@ struct SmallProduct {
 
 namespace tile {
 
-/// Vectors of a tile's row: four rows of them, what they are multiplied by and a row's factor fill the registers.
+/// Vectors of a tile's row: four rows of them, what they are multiplied by and a row's factor fit sixteen registers. Of 32
+/// they take 21, enough sums to hide how long an addition takes.
 inline constexpr int vectors = Level::registers >= 32 ? 4 : Level::fused ? 3 : 2;
 
 /// Rows [row, row + Rows) of columns [column, column + Vectors vectors). The first `known` of these columns are there
