@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/choice.hpp"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -38,7 +39,8 @@ struct Built {
 /// All of them, the best first.
 std::vector<Built> built_levels() {
 #ifdef FEDLORA_PROGRAM_LEVELS
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                        __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                           __builtin_cpu_supports("avx512vl");
@@ -50,13 +52,14 @@ std::vector<Built> built_levels() {
 
 const CpuLevel* chosen = nullptr;
 
+/// The last of them is there on every processor that starts the program.
 const CpuLevel& best_level() {
-  for (const Built& built : built_levels())
-    if (built.here) return *built.level;
-  fail<Error>("processor", "one that the program was built for", "another");
+  const std::vector<Built> levels = built_levels();
+  return *std::find_if(levels.begin(), levels.end(), [](const Built& built) { return built.here; })->level;
 }
 
-/// Keeps oneDNN's products to the level's instructions. It refuses once it has computed, which would be our mistake.
+/// Keeps oneDNN's products to the level's instructions (its lowest is SSE4.1). It refuses once it has computed, which
+/// would be our mistake.
 void cap_onednn([[maybe_unused]] const std::string& level) {
 #ifdef FEDLORA_HAVE_ONEDNN
   const dnnl_cpu_isa_t isa = level == "avx512" ? dnnl_cpu_isa_avx512_core
@@ -77,6 +80,7 @@ const CpuLevel& chosen_cpu() {
 void choose_cpu(const std::string& asked) {
   if (asked == "native") {
     chosen = &best_level();
+    cap_onednn(chosen->name);
     return;
   }
   std::string names;

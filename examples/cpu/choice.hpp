@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // --cpu: which of the levels that the program was built for computes. With FEDLORA_NATIVE there is one, this machine's;
-// otherwise all that an x86-64 processor may have, side by side, and the best that is there unless one is asked for. Either way
-// loops and Eigen's products are compiled once for a level, and not for each family of models.
+// otherwise all that an x86-64 processor may have, side by side, and the best that is there unless one is asked for.
+// Either way loops and Eigen's products are compiled once for a level, and not for each family of models.
 #pragma once
 
 #include <string>
 #include <type_traits>
 
 #include "cpu/level.hpp"
+#include "fedlora/backend/cpu/gemm_eigen.hpp"
 
 namespace fedlora::examples {
 
@@ -34,8 +35,8 @@ inline const cpu::Loops<double>& ChosenLevel::loops<double>() {
 
 /// Eigen's products, compiled for the chosen level.
 struct ChosenEigenGemm {
-  static constexpr const char* name = "Eigen";
-  struct ThreadScope {};
+  static constexpr const char* name = EigenGemm::name;
+  using ThreadScope = EigenGemm::ThreadScope;
 
   template <class T>
   static void multiply(bool transpose_a, bool transpose_b, Index m, Index n, Index k, T alpha, const T* a, Index lda,

@@ -153,7 +153,7 @@ Term term_of(Index begin, Index end, Index rank, Index in, Index out, double sca
 
 TEST_CASE_TEMPLATE_DEFINE("low-rank terms of every rank", B, low_rank) {
   in_every_layout<B>([&] {
-    for (const Index rank : sizes<Index>({1, 2, 3, 8, 15, 16, 17, 33}))
+    for (const Index rank : sizes<Index>({1, 2, 3, 8, 15, 16, 17, 31, 32, 33}))
       for (const Index rows : {1, 17, 65})
         check_low_rank<B>(rows, 33, 17, {term_of<B>(0, rows, rank, 33, 17, 2.0 / 3)});
     for (const Index width : sizes<Index>({1, 15, 16, 17, 31, 32, 33, 61}))

@@ -30,7 +30,7 @@ constexpr std::array exceptions = {
               "the rare activations: a switch and the standard library, one scalar at a time"},
 };
 
-constexpr std::array levels = {"-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4"};
+constexpr std::array levels = {"", "-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4"};
 
 bool runs(const std::string& command) { return std::system(command.c_str()) == 0; }
 
@@ -84,7 +84,7 @@ Compiled judge(const std::string& compiler, const std::string& flags, const std:
   if (!result.compiled) return result;
   std::istringstream lines(fedlora::tests::read_text(symbols));
   for (std::string line; std::getline(lines, line);)  // "0000000000000000 W void fedlora::cpu::avx2::…"
-    if (const char kind = line.size() > 19 ? line[17] : 'r'; kind == 'T' || kind == 'W' || kind == 'V' || kind == 'u')
+    if (const char kind = line.size() > 19 ? line[17] : 'r'; std::string_view("TWVuBDR").find(kind) != std::string_view::npos)
       if (!fedlora::tests::has(line, "cpu::" + result.level) && !fedlora::tests::has(line, "hot_loops_of_"))
         result.without_level.push_back(line.substr(19));
   const std::string text = fedlora::tests::read_text(listing);

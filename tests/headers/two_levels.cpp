@@ -10,7 +10,8 @@ void tell_v4(std::string& level, float& sum, std::vector<float>& values);
 
 int main() {
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl") ||
+      !__builtin_cpu_supports("avx512cd")) {
     std::puts("skipped: this processor has no AVX-512");
     return 77;
   }

@@ -83,12 +83,28 @@ TEST_CASE("a base is run every time where it does not make the same of a text ev
   CHECK(drops.with_pooled(data, 1).pooled.empty());
   CHECK(adapted.with_pooled(data, 1).pooled.empty());
   CHECK(precise.with_pooled(data, 1).pooled.empty());
-  const auto refuses = [&](const auto& other, auto adapter) {
-    check_error<ShapeError>([&] { other.evaluate(adapter, pooled, 1); }, {"pooled of a dataset", "the same of a text"});
+  const FloatModel<Bert> another(base, still, head_alone), copy(model);
+  const FloatModel<Bert> averages(base, {.pooling = Pooling::mean, .base_dropout = 0.0}, head_alone);
+  const auto refuses = [&](const auto& other) {
+    check_error<ConfigError>([&] { other.evaluate(other.initial_adapter(1), pooled, 1); },
+                             {"pooled of a dataset", "own with_pooled()", "of another model"});
   };
-  refuses(drops, drops.initial_adapter(1));
-  refuses(adapted, adapted.initial_adapter(1));
-  refuses(precise, precise.initial_adapter(1));
+  refuses(drops);
+  refuses(adapted);
+  refuses(precise);
+  refuses(another);
+  refuses(averages);
+  check_error<ConfigError>(
+      [&] { step_of(another, another.initial_adapter(1), subset(pooled, std::vector<Index>{1}), {0}); },
+      {"of another model"});
+  const auto adapter = model.initial_adapter(1);
+  CHECK(copy.evaluate(adapter, pooled, 1).loss == model.evaluate(adapter, data, 1).loss);
+  CHECK(another.with_pooled(pooled, 1).pooled_by != pooled.pooled_by);
+  CHECK_FALSE(drops.with_pooled(pooled, 1).pooled_by);
+
+  Dataset unknown = pooled;
+  unknown.pooled_by.reset();
+  check_error<ConfigError>([&] { model.evaluate(adapter, unknown, 1); }, {"no model vouches for"});
 
   Dataset other = pooled;
   const auto refuses_size = [&](std::size_t size, const char* where) {

@@ -85,8 +85,14 @@ TEST_CASE("a run goes on under another level only when told to, and says so from
   REQUIRE(still.status == 0);
   CHECK(still.err.find("goes on with " + second + ":") == std::string::npos);
   CHECK(federation.summary("out")["config"]["cpu"] == first + " then " + second);
+  const Finished plain =
+      federation.run("out", {"--resume", "--mode", "federated", "--local-steps", "2", "--rounds", "5"});
+  CHECK(plain.status == 0);  // the one it went on with
+  CHECK(federation.summary("out")["config"]["cpu"] == first + " then " + second);
+}
 
-  // Begun with the best there was, which is another where it goes on: a state of another machine, in effect.
+TEST_CASE("a run that another machine began with its best is refused by name, unless --cpu says that this is meant") {
+  const Federation federation;
   REQUIRE(on_cpu(federation, "", "best", {"--rounds", "1"}).status == 0);
   const auto state = federation.scratch.path() / "best" / "state" / "federated.safetensors";
   const std::string best = federation.summary("best")["config"]["cpu"].get<std::string>();
@@ -100,6 +106,8 @@ TEST_CASE("a run goes on under another level only when told to, and says so from
   CHECK(refused.status == 1);
   CHECK(refused.err.find("[resume, field cpu] expected " + other) != std::string::npos);
   CHECK(refused.err.find("--cpu " + best) != std::string::npos);
+  REQUIRE(on_cpu(federation, "native", "best", {"--resume", "--rounds", "2"}).status == 0);
+  CHECK(federation.summary("best")["config"]["cpu"] == other + " then " + best);
 }
 
 }  // namespace

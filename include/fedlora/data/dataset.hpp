@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,7 @@ struct Dataset {
   /// What a base makes of every example where that is known already, the same count for each
   /// (`SequenceClassifier::with_pooled`); else empty.
   std::vector<float> pooled;
+  std::shared_ptr<const void> pooled_by;  ///< the model that made it, which alone reads it
 
   Index size() const { return static_cast<Index>(offsets.size()) - 1; }
   Index length(Index example) const {
@@ -83,6 +85,7 @@ struct Dataset {
 inline Dataset subset(const Dataset& data, std::span<const Index> examples) {
   data.check_answers();
   Dataset part;
+  part.pooled_by = data.pooled_by;
   if (!data.label_offsets.empty()) part.label_offsets.push_back(0);
   const Index outputs = data.outputs(), width = data.pooled_width();
   for (const Index example : examples) {
@@ -111,6 +114,7 @@ struct PackedBatch {
   std::vector<Index> label_offsets;
   std::vector<double> targets;
   std::vector<float> pooled;
+  std::shared_ptr<const void> pooled_by;
   std::vector<Segment> segments;  ///< in order, covering every sequence
 
   Index sequences() const { return static_cast<Index>(cu_seqlens.size()) - 1; }
@@ -126,6 +130,7 @@ inline void pack(const Dataset& data, std::span<const Index> examples, PackedBat
   batch.label_offsets.assign(data.label_offsets.empty() ? 0 : 1, 0);
   batch.targets.clear();
   batch.pooled.clear();
+  batch.pooled_by = data.pooled_by;
   const Index outputs = data.outputs(), width = data.pooled_width();
   for (const Index example : examples) {
     if (example < 0 || example >= data.size())

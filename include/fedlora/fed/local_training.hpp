@@ -11,7 +11,6 @@
 #include <numeric>
 #include <optional>
 #include <span>
-#include <type_traits>
 #include <string>
 #include <type_traits>
 #include <utility>

@@ -134,11 +134,12 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
 
   /// The data with what the base makes of every text (`Dataset::pooled`), which training and evaluation then read
   /// instead of running it: 4 · hidden_size bytes for each. `before_batch` is called by the workers, several at a time,
-  /// and may throw. Only models over the same base and pooling may read them. Unchanged where the base does not make
+  /// and may throw. Only this model and copies of it read them. Unchanged where the base does not make
   /// the same of a text every time, and for all but float32 on the host. Evaluation keeps its bits. Training rounds
   /// otherwise than with batches of its own, but the same every time.
   Dataset with_pooled(Dataset data, int threads = 0, const std::function<void()>& before_batch = {}) const {
     data.pooled.clear();
+    data.pooled_by.reset();
     if constexpr (reads_pooled) {
       if (!this->base_is_fixed()) return data;
       const Index width = base().config().hidden_size;
@@ -150,6 +151,7 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
       };
       this->template for_evaluation_batches<Workspace>(Adapter<Scalar>(layout()), data, threads, keep);
       data.pooled = std::move(pooled);
+      data.pooled_by = identity_;
     }
     return data;
   }
@@ -412,13 +414,13 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
     workspace.run.flush();
   }
 
-  /// The same for a batch whose pooled rows the base has made; that it was this model's base is the caller's word.
-  /// \throws ShapeError for a base that is not fixed, or of another width.
+  /// The same for a batch whose pooled rows are known. \throws ConfigError unless this model made them, ShapeError for
+  /// another width.
   void prepare_pooled(Workspace& workspace) const {
     const PackedBatch& batch = workspace.batch;
-    if (!reads_pooled || !this->base_is_fixed())
-      fail<ShapeError>("pooled of a dataset", "none, as this model's base does not make the same of a text every time",
-                       std::to_string(batch.pooled.size()) + " numbers");
+    if (batch.pooled_by != identity_)
+      fail<ConfigError>("pooled of a dataset", "what this model's own with_pooled() makes of the texts",
+                        batch.pooled_by ? "that of another model" : "numbers that no model vouches for");
     if (const Index expected = batch.sequences() * base().config().hidden_size;
         static_cast<Index>(batch.pooled.size()) != expected)
       fail<ShapeError>("pooled of a batch", std::to_string(expected) + " numbers", std::to_string(batch.pooled.size()));
@@ -482,6 +484,7 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
   Pooling pooling_ = Arch::pooling;
   ProblemType problem_type_ = ProblemType::single_label;
   std::optional<bool> text_pairs_;
+  std::shared_ptr<const void> identity_ = std::make_shared<char>();  ///< of this model and its copies
   ClassificationHead<B> head_;
 };
 

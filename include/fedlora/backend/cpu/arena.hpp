@@ -3,8 +3,14 @@
 // nothing.
 #pragma once
 
-#if defined(__linux__)
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__has_feature)
+#if !__has_feature(address_sanitizer)
 #include <sys/mman.h>
+#endif
+#else
+#include <sys/mman.h>
+#endif
 #endif
 
 #include <algorithm>
@@ -22,12 +28,12 @@ inline constexpr std::size_t huge_page = std::size_t{1} << 21;
 
 /// Memory for scalars of T, not initialised, that begins where a huge page may. On Linux it is the system's own pages:
 /// those that nothing has touched take no memory, and all of them are the system's again when the block ends, whereas
-/// malloc would keep some for whoever asks next.
+/// malloc would keep some for whoever asks next. AddressSanitizer watches malloc's alone, and has it.
 template <class T>
 class Block {
  public:
   explicit Block(Index count) : capacity_(count) {
-#if defined(__linux__)
+#if defined(MAP_ANONYMOUS)
     mapped_ = static_cast<std::size_t>(count) * sizeof(T) + huge_page;
     mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping_ == MAP_FAILED) throw std::bad_alloc();
@@ -45,7 +51,7 @@ class Block {
   Block& operator=(Block&&) = delete;
   ~Block() {
     if (data_ == nullptr) return;
-#if defined(__linux__)
+#if defined(MAP_ANONYMOUS)
     munmap(mapping_, mapped_);
 #else
     ::operator delete (data_, std::align_val_t{huge_page});

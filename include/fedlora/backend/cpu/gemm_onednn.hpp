@@ -18,10 +18,11 @@ extern "C" void omp_set_num_threads(int);
 #include <type_traits>
 
 #include "fedlora/backend/cpu/gemm_eigen.hpp"
+#include "fedlora/backend/cpu/level.hpp"
 #include "fedlora/core/error.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora {
+namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 
 /// The GEMM policy over dnnl_sgemm: C = alpha · op(A) · op(B) + beta · C, row-major, one thread per worker.
 /// A thread that computes must not take a signal with a handler meanwhile: oneDNN 2.6 was seen to corrupt memory then. Block
@@ -78,4 +79,8 @@ struct OneDnnGemm {
   }
 };
 
-}  // namespace fedlora
+}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL
+
+namespace fedlora {
+using cpu::OneDnnGemm;
+}

@@ -9,7 +9,7 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
-#elif defined(__ARM_NEON)
+#elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
 
@@ -364,7 +364,7 @@ template <class T>
     x = (Lanes<T>)_mm_sqrt_ps((__m128)x);
   else
     x = (Lanes<T>)_mm_sqrt_pd((__m128d)x);
-#elif defined(__ARM_NEON) && defined(__aarch64__)
+#elif defined(__aarch64__)
   if constexpr (std::is_same_v<T, float>)
     x = (Lanes<T>)vsqrtq_f32((float32x4_t)x);
   else

@@ -15,42 +15,36 @@
 #define FEDLORA_CPU_LEVEL avx2  // x86-64-v3
 #elif defined(__SSE2__)
 #define FEDLORA_CPU_LEVEL sse2  // any x86-64
-#elif defined(__ARM_NEON)
-#define FEDLORA_CPU_LEVEL neon  // any AArch64
+#elif defined(__aarch64__)
+#define FEDLORA_CPU_LEVEL neon
 #else
 #define FEDLORA_CPU_LEVEL portable
 #endif
 
-namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
+namespace fedlora::cpu {
 
 /// What loops are cut to.
-struct Level {
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-  static constexpr const char* name = "avx512";
-  static constexpr std::size_t vector_bytes = 64;
-  static constexpr int registers = 32;  ///< that hold a vector
-  static constexpr bool fused = true;   ///< a product is added in one instruction, without a register of its own
-#elif defined(__AVX2__) && defined(__FMA__)
-  static constexpr const char* name = "avx2";
-  static constexpr std::size_t vector_bytes = 32;
-  static constexpr int registers = 16;
-  static constexpr bool fused = true;
-#elif defined(__SSE2__)
-  static constexpr const char* name = "sse2";
-  static constexpr std::size_t vector_bytes = 16;
-  static constexpr int registers = 16;
-  static constexpr bool fused = false;
-#elif defined(__ARM_NEON)
-  static constexpr const char* name = "neon";
-  static constexpr std::size_t vector_bytes = 16;
-  static constexpr int registers = 32;
-  static constexpr bool fused = true;
-#else
-  static constexpr const char* name = "portable";
-  static constexpr std::size_t vector_bytes = 16;
-  static constexpr int registers = 16;
-  static constexpr bool fused = false;
-#endif
+struct LevelTraits {
+  const char* name;
+  std::size_t vector_bytes;
+  int registers;  ///< that hold a vector
+  bool fused;     ///< a product is added in one instruction, without a register of its own
 };
 
-}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL
+namespace levels {
+inline constexpr LevelTraits avx512{"avx512", 64, 32, true}, avx2{"avx2", 32, 16, true}, sse2{"sse2", 16, 16, false},
+    neon{"neon", 16, 32, true}, portable{"portable", 16, 16, false};
+}  // namespace levels
+
+inline namespace FEDLORA_CPU_LEVEL {
+
+/// This unit's.
+struct Level {
+  static constexpr const char* name = levels::FEDLORA_CPU_LEVEL.name;
+  static constexpr std::size_t vector_bytes = levels::FEDLORA_CPU_LEVEL.vector_bytes;
+  static constexpr int registers = levels::FEDLORA_CPU_LEVEL.registers;
+  static constexpr bool fused = levels::FEDLORA_CPU_LEVEL.fused;
+};
+
+}  // namespace FEDLORA_CPU_LEVEL
+}  // namespace fedlora::cpu
