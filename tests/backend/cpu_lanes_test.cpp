@@ -90,17 +90,15 @@ TEST_CASE("the normal distribution of float lanes over its whole range") {
   CHECK(worst_tail <= 1e-5);  // exp(-x²/2) itself is known to |x²/2| units in the last place
 }
 
-TEST_CASE_TEMPLATE("lanes sum in a fixed order, tails included", T, float, double) {
+TEST_CASE_TEMPLATE("lanes sum by halves", T, float, double) {
   constexpr Index width = cpu::lane_count<T>;
   T values[width];
-  double expected = 0;
-  for (Index i = 0; i < width; ++i) {
-    values[i] = static_cast<T>(1 << i % 12);
-    expected += static_cast<double>(values[i]);
-  }
+  std::fill_n(values, width, T(1));
+  values[0] = std::ldexp(T(1), 60);  // takes in every 1 that it meets before it is gone again
+  values[width / 2] = -values[0];
   cpu::Lanes<T> lanes;
   cpu::load(lanes, values);
-  CHECK(static_cast<double>(cpu::sum_lanes(lanes)) == expected);
+  CHECK(cpu::sum_lanes(lanes) == static_cast<T>(width - 2));
 }
 
 TEST_CASE_TEMPLATE("several vectors are reduced at once", T, float, double) {

@@ -12,9 +12,10 @@
 #include <string>
 #include <type_traits>
 
+#include "fedlora/backend/cpu/level.hpp"
 #include "fedlora/core/error.hpp"
 
-namespace fedlora {
+namespace fedlora::inline FEDLORA_CPU_LEVEL {
 
 /// The Euclidean norm, accumulated in double over eight interleaved sums: a fixed order that a compiler may still
 /// vectorise.
@@ -59,4 +60,4 @@ bool all_finite(std::span<T> values) {
   return found == 0;
 }
 
-}  // namespace fedlora
+}  // namespace fedlora::inline FEDLORA_CPU_LEVEL

@@ -59,7 +59,7 @@ void low_rank_mask(const LowRankTerm<T>& term, Index begin, MatrixView<T> mask) 
 }
 
 /// to = fromᵀ, for the thin factor whose ranks are its columns.
-template <class T>
+template <class Level, class T>
 void transpose_factor(MatrixView<const T> from, MatrixView<T> to) {
   for (Index i = 0; i < from.rows; ++i)
     for (Index j = 0; j < from.cols; ++j) to(j, i) = from(i, j);
@@ -84,7 +84,7 @@ void low_rank_forward(MatrixView<const T> x, const LowRankTerm<T>& term, MatrixV
   if (term.dropout && !thin) dropped = arena.matrix(height, x.cols);
   if (thin) {
     b = arena.matrix(term.rank(), y.cols);
-    transpose_factor<T>(term.b, b);
+    transpose_factor<Level, T>(term.b, b);
   }
   for (Index begin = term.begin; begin < term.end; begin += height) {
     const Index end = std::min(term.end, begin + height);
@@ -120,7 +120,7 @@ void low_rank_backward(MatrixView<const T> dy, MatrixView<const T> x, MatrixView
   if (term.dropout && !thin) product = arena.matrix(height, x.cols);
   if (thin) {
     b = arena.matrix(term.rank(), dy.cols);
-    transpose_factor<T>(term.b, b);
+    transpose_factor<Level, T>(term.b, b);
     grad_b = arena.matrix(term.rank(), dy.cols);
     std::fill_n(grad_b.data, grad_b.size(), T(0));
   }

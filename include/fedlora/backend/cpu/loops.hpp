@@ -33,7 +33,7 @@ struct Loops {
   Index lanes;  ///< columns that thin products want at least
 
   // --- low-rank terms
-  void (*thin_shrink)(In x, const T* mask, In a, T scale, Out s, In soon);
+  void (*thin_shrink)(In x, const T* mask, In a, T scale, Out s, In prefetched);
   void (*thin_expand)(In s, T scale, In a, const T* mask, Out y);
   void (*thin_gather)(In s, In x, const T* mask, Out gradient);
 

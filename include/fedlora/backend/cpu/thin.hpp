@@ -12,7 +12,7 @@
 #include "fedlora/backend/cpu/tile.hpp"
 #include "fedlora/core/shape.hpp"
 
-namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
+namespace fedlora::cpu {
 
 /// Above this rank a general GEMM is at least as fast.
 inline constexpr Index thin_ranks = 32;
@@ -20,6 +20,7 @@ inline constexpr Index thin_ranks = 32;
 /// Rows that are taken together: their operands stay in the cache from one thin product to the next.
 inline constexpr Index thin_rows = 32;
 
+inline namespace FEDLORA_CPU_LEVEL {
 namespace thin {
 
 /// Ranks whose sums, for two rows of X, are in registers at once.
@@ -52,11 +53,12 @@ template <class T, bool Masked>
   }
 }
 
-/// Ranks [first, first + R) of rows i to i + Rows of S = X Aᵀ. Meanwhile the same rows of `soon` come into the cache.
+/// Ranks [first, first + R) of rows i to i + Rows of S = X Aᵀ. Meanwhile the same rows of `prefetched` come into the
+/// cache.
 template <class T, int R, int Rows, bool Masked>
 [[gnu::noinline]] void shrink_rows(const MatrixView<const T>& x, const T* mask, const MatrixView<const T>& a,
                                    const Tail<T>& tail, Index first, Index i, T scale, const MatrixView<T>& s,
-                                   const MatrixView<const T>& soon) {
+                                   const MatrixView<const T>& prefetched) {
   Lanes<T> sums[Rows][R] = {};
   const Index x_stride = x.stride;
   const Index mask_stride = x.cols;
@@ -78,8 +80,8 @@ template <class T, int R, int Rows, bool Masked>
   const Index whole = x.cols - x.cols % lane_count<T>;
   Index column = 0;
   if (first == 0 && !Masked)  // with a mask there are too few registers for one pointer more
-    for (const Index end = std::min(whole, soon.cols); column < end; column += lane_count<T>) {
-      each<Rows>([&](auto g) __attribute__((always_inline)) { __builtin_prefetch(soon.row(i + g) + column, 1); });
+    for (const Index end = std::min(whole, prefetched.cols); column < end; column += lane_count<T>) {
+      each<Rows>([&](auto g) __attribute__((always_inline)) { __builtin_prefetch(prefetched.row(i + g) + column, 1); });
       add(row + column, mask_row + (Masked ? column : 0), factors + column, a.stride);
     }
   for (; column < whole; column += lane_count<T>)
@@ -105,30 +107,30 @@ template <class Body>
 
 template <class T, bool Masked>
 void shrink(const MatrixView<const T>& x, const T* mask, const MatrixView<const T>& a, T scale, const MatrixView<T>& s,
-            const MatrixView<const T>& soon) {
+            const MatrixView<const T>& prefetched) {
   const Tail<T> tail(a);
   Index i = 0;
   for (; i + 2 <= x.rows; i += 2)  // all ranks of two rows, which are in the first cache from the second rank on
     for_ranks(a.rows, [&](auto count, Index first) {
-      shrink_rows<T, count(), 2, Masked>(x, mask, a, tail, first, i, scale, s, soon);
+      shrink_rows<T, count(), 2, Masked>(x, mask, a, tail, first, i, scale, s, prefetched);
     });
   for (; i < x.rows; ++i)
     for_ranks(a.rows, [&](auto count, Index first) {
-      shrink_rows<T, count(), 1, Masked>(x, mask, a, tail, first, i, scale, s, soon);
+      shrink_rows<T, count(), 1, Masked>(x, mask, a, tail, first, i, scale, s, prefetched);
     });
 }
 
 }  // namespace thin
 
-/// S = scale · (mask ∘ X) Aᵀ. `mask` is (rows, cols) without gaps, or null. `soon` are the rows that the caller touches
-/// next, as many as X has; they are fetched in passing.
+/// S = scale · (mask ∘ X) Aᵀ. `mask` is (rows, cols) without gaps, or null. `prefetched` are the rows that the caller
+/// touches next, as many as X has, or none; they are fetched in passing.
 template <class T>
 void thin_shrink(const MatrixView<const T>& x, const T* mask, const MatrixView<const T>& a, T scale,
-                 const MatrixView<T>& s, const MatrixView<const T>& soon) {
+                 const MatrixView<T>& s, const MatrixView<const T>& prefetched) {
   if (mask != nullptr)
-    thin::shrink<T, true>(x, mask, a, scale, s, soon);
+    thin::shrink<T, true>(x, mask, a, scale, s, prefetched);
   else
-    thin::shrink<T, false>(x, mask, a, scale, s, soon);
+    thin::shrink<T, false>(x, mask, a, scale, s, prefetched);
 }
 
 /// Y += scale · mask ∘ (S A).
@@ -169,4 +171,5 @@ void thin_gather(const MatrixView<const T>& s, const MatrixView<const T>& x, con
     multiply_small<Left::columns>(product, gradient.rows, x.cols);
 }
 
-}  // namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL
+}  // namespace FEDLORA_CPU_LEVEL
+}  // namespace fedlora::cpu
