@@ -30,7 +30,8 @@ int run_on_cpu(const Options& options) {
   using B = ProgramBackend<T>;
   Assignment assignment(options);
   if (assignment.done()) return 0;
-  const std::string machine = options.device.dtype + ", " + chosen_cpu().name + " instructions, matrix products by " + ProgramGemm<T>::name;
+  const std::string machine =
+      options.device.dtype + ", " + chosen_cpu().name + " instructions, matrix products by " + ProgramGemm<T>::name;
   return fedlora::with_pretrained(B(), model_files(options.model), [&]<class Arch>(fedlora::Pretrained<Arch, B> base) {
     return run_experiment(std::move(base), machine, assignment);
   });

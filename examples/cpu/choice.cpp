@@ -58,10 +58,10 @@ const CpuLevel& best_level() {
   return *std::find_if(levels.begin(), levels.end(), [](const Built& built) { return built.here; })->level;
 }
 
-/// Keeps oneDNN's products to the level's instructions (its lowest is SSE4.1). It refuses once it has computed, which
-/// would be our mistake.
+/// Keeps oneDNN's products to the level's instructions (its lowest of x86 is SSE4.1; of others it has one). It refuses
+/// once it has computed, which would be our mistake.
 void cap_onednn([[maybe_unused]] const std::string& level) {
-#ifdef FEDLORA_HAVE_ONEDNN
+#if defined(FEDLORA_HAVE_ONEDNN) && defined(__x86_64__)
   const dnnl_cpu_isa_t isa = level == "avx512" ? dnnl_cpu_isa_avx512_core
                              : level == "avx2" ? dnnl_cpu_isa_avx2
                                                : dnnl_cpu_isa_sse41;

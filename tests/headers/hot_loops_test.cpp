@@ -11,6 +11,7 @@
 #include <map>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "headers/stack_in_loops.hpp"
@@ -84,7 +85,7 @@ Compiled judge(const std::string& compiler, const std::string& flags, const std:
   if (!result.compiled) return result;
   std::istringstream lines(fedlora::tests::read_text(symbols));
   for (std::string line; std::getline(lines, line);)  // "0000000000000000 W void fedlora::cpu::avx2::…"
-    if (const char kind = line.size() > 19 ? line[17] : 'r'; std::string_view("TWVuBDR").find(kind) != std::string_view::npos)
+    if (const std::string_view defines = "TWVuBDR"; line.size() > 19 && defines.find(line[17]) != defines.npos)
       if (!fedlora::tests::has(line, "cpu::" + result.level) && !fedlora::tests::has(line, "hot_loops_of_"))
         result.without_level.push_back(line.substr(19));
   const std::string text = fedlora::tests::read_text(listing);

@@ -134,9 +134,9 @@ class SequenceClassifier : public AdaptedBase<Arch, B> {
 
   /// The data with what the base makes of every text (`Dataset::pooled`), which training and evaluation then read
   /// instead of running it: 4 · hidden_size bytes for each. `before_batch` is called by the workers, several at a time,
-  /// and may throw. Only this model and copies of it read them. Unchanged where the base does not make
-  /// the same of a text every time, and for all but float32 on the host. Evaluation keeps its bits. Training rounds
-  /// otherwise than with batches of its own, but the same every time.
+  /// and may throw. Only this model and copies of it read them. Unchanged where the base does not make the same of a
+  /// text every time, and for all but float32 on the host. Evaluation keeps its bits. Training rounds otherwise than
+  /// with batches of its own, but the same every time.
   Dataset with_pooled(Dataset data, int threads = 0, const std::function<void()>& before_batch = {}) const {
     data.pooled.clear();
     data.pooled_by.reset();

@@ -3,14 +3,16 @@
 // nothing.
 #pragma once
 
-#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
-#if defined(__has_feature)
-#if !__has_feature(address_sanitizer)
-#include <sys/mman.h>
+#if defined(__SANITIZE_ADDRESS__)
+#define FEDLORA_ADDRESS_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define FEDLORA_ADDRESS_SANITIZER
 #endif
-#else
-#include <sys/mman.h>
 #endif
+#if defined(__linux__) && !defined(FEDLORA_ADDRESS_SANITIZER)
+#define FEDLORA_ARENA_OF_PAGES
+#include <sys/mman.h>
 #endif
 
 #include <algorithm>
@@ -33,7 +35,7 @@ template <class T>
 class Block {
  public:
   explicit Block(Index count) : capacity_(count) {
-#if defined(MAP_ANONYMOUS)
+#if defined(FEDLORA_ARENA_OF_PAGES)
     mapped_ = static_cast<std::size_t>(count) * sizeof(T) + huge_page;
     mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping_ == MAP_FAILED) throw std::bad_alloc();
@@ -51,7 +53,7 @@ class Block {
   Block& operator=(Block&&) = delete;
   ~Block() {
     if (data_ == nullptr) return;
-#if defined(MAP_ANONYMOUS)
+#if defined(FEDLORA_ARENA_OF_PAGES)
     munmap(mapping_, mapped_);
 #else
     ::operator delete (data_, std::align_val_t{huge_page});
@@ -60,7 +62,7 @@ class Block {
 
   /// Rows of a matrix lie pages apart: where the system gives pages of 2 MiB to those who ask, it finds them faster.
   void ask_for_huge_pages() const {
-#if defined(MADV_HUGEPAGE)
+#if defined(FEDLORA_ARENA_OF_PAGES) && defined(MADV_HUGEPAGE)
     madvise(data_, static_cast<std::size_t>(capacity_) * sizeof(T), MADV_HUGEPAGE);  // a wish: refusal is no error
 #endif
   }
