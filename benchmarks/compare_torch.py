@@ -21,7 +21,7 @@ Memory is the peak resident size of the process. --json writes a line per case, 
 --arch says what ours is compiled for, and what the libraries may use of the processor. oneDNN (the roof too), PyTorch and
 MKL choose their instructions when they run, so the levels of x86-64 bind them as well, by the environment:
 
-native  fedlora-bench-step as CMake built it, by default with -march=native; the libraries take what they find
+native  fedlora-bench-step as CMake builds it by default, with -march=native; the libraries take what they find
 v3      -march=x86-64-v3: AVX2 and FMA, for the libraries too. What a processor without AVX-512 would see of one that has it
 v4      -march=x86-64-v4: AVX-512 and nothing newer, for the libraries too
 none    a plain -O3, which is SSE2; the libraries take what they find, as they do for whoever compiles so
@@ -66,6 +66,10 @@ class Processor:
             fields.setdefault(name.strip(), value.strip())
         self.name = fields.get("model name", platform.machine())
         self.flags = set(fields.get("flags", "").split())
+
+    def level(self):
+        """The highest level of x86-64 that our programs are compared for; None below them, and elsewhere."""
+        return next((level for level in ("v4", "v3") if not self.lacks(level)), None)
 
     def lacks(self, level):
         """What it has not got of a level of x86-64 and those below."""
@@ -183,9 +187,10 @@ def measure(command, threads, cap):
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def check_levels(arch, cap, program, ours, peer):
-    """Ends the run where a side did not use what was asked for."""
-    said = [(program, "compiled for", ours["compiled_for"], arch if arch in LEVELS else None)]
+def check_levels(arch, cap, program, ours, peer, native):
+    """Ends the run where a side did not use what was asked for. `native` is the level of this processor."""
+    wanted = {"none": "v1", "native": native}.get(arch, arch)
+    said = [(program, "compiled for", ours["compiled_for"], wanted)]
     if cap:
         if ours["gemm"] == "oneDNN":
             said.append((program, "oneDNN uses", ours["gemm_isa"], CAPS[cap]["ONEDNN_MAX_CPU_ISA"]))
@@ -202,7 +207,7 @@ def compare(case, arch, threads, arguments):
     for _ in range(arguments.rounds):
         sides["ours"].append(measure([program, "--case", case, *common], threads, cap))
         sides["peer"].append(measure([sys.executable, __file__, "--peer", case, *common], threads, cap))
-        check_levels(arch, cap, program, sides["ours"][-1], sides["peer"][-1])
+        check_levels(arch, cap, program, sides["ours"][-1], sides["peer"][-1], arguments.native)
 
     def median(side, field):
         values = [run[field] for run in sides[side] if run.get(field) is not None]
@@ -250,6 +255,7 @@ def parse():
     if arguments.cap and "none" not in arguments.arch:
         parser.error("--cap binds the libraries of --arch none, which is not asked for; v3 and v4 are their own")
     processor = Processor()
+    arguments.native = processor.level()
     for arch in arguments.arch:
         level = arch if arch in LEVELS else cap_of(arch, arguments.cap)
         if level and (lacking := processor.lacks(level)):
@@ -267,7 +273,11 @@ def main():
         return 0
 
     # Not imported here: a child's getrusage counts the memory of the process that started it.
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")]
+    try:
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")]
+    except importlib.metadata.PackageNotFoundError as missing:
+        raise SystemExit(f"this Python has no {missing.name}: python3 -m venv build/venv && build/venv/bin/pip install torch "
+                         "transformers peft, then build/venv/bin/python benchmarks/compare_torch.py")
     print(f"{', '.join(versions)}, on {processor.name}; medians of {arguments.rounds} turns of {arguments.seconds:g} s"
           + (f"; the libraries of `none` bound to x86-64-{arguments.cap}" if arguments.cap else ""))
     print("\n| case | arch | threads | ours ms | PyTorch ms | ratio | roof | ours MiB | PyTorch MiB |\n" + 9 * "|---" + "|",

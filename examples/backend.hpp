@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "cpu/choice.hpp"
+#include "cpu/chosen.hpp"
 #include "fedlora/backend/cpu.hpp"
 #ifdef FEDLORA_HAVE_ONEDNN
 #include "fedlora/backend/cpu/gemm_onednn.hpp"

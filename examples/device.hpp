@@ -58,7 +58,8 @@ inline void declare(CLI::App& app, Device& device, const std::string& group) {
       ->capture_default_str()
       ->group(group);
   app.add_option("--cpu", device.cpu,
-                 "Instructions of the CPU: sse2, avx2 or avx512 where the program was built for it, native for the best")
+                 "Instructions of the CPU: sse2, avx2 or avx512 where the program was built for it, native for the best; nothing "
+                 "to --device cuda")
       ->capture_default_str()
       ->group(group);
 }

@@ -9,12 +9,13 @@
 #include <string_view>
 #include <vector>
 
+#include "cpu/choice.hpp"
 #include "fedlora/core/utf8.hpp"
 #include "fedlora/version.hpp"
 
 namespace fedlora::examples {
 
-/// Version, compiler, whose matrix products, licence.
+/// Version, compiler, instructions, whose matrix products, licence.
 inline std::string version_text(const std::string& program) {
 #if defined(__clang__)
   const std::string compiler = "clang " + std::to_string(__clang_major__) + "." + std::to_string(__clang_minor__);
@@ -31,8 +32,8 @@ inline std::string version_text(const std::string& program) {
 #else
   const std::string products = "Eigen";
 #endif
-  return program + " " + version + "\ncompiled by " + compiler + optimised + "\nmatrix products by " + products +
-         "\nlicence Apache-2.0; NOTICE says whose the embedded model and data are";
+  return program + " " + version + "\ncompiled by " + compiler + optimised + "\nfor a CPU with " + cpu_level_names() +
+         "\nmatrix products by " + products + "\nlicence Apache-2.0; NOTICE says whose the embedded model and data are";
 }
 
 /// How many letters have to be put in, left out, replaced or exchanged with their neighbour to make one word of the

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "command_line.hpp"
+#include "cpu/level.hpp"
 #ifdef FEDLORA_HAVE_ONEDNN
 #include <oneapi/dnnl/dnnl.h>
 #endif
@@ -50,6 +51,14 @@ std::vector<Built> built_levels() {
 #endif
 }
 
+/// "sse2, avx2": of all, or of those that are here.
+std::string names_of(const std::vector<Built>& levels, bool here_alone) {
+  std::string names;
+  for (auto built = levels.rbegin(); built != levels.rend(); ++built)
+    if (built->here || !here_alone) names += (names.empty() ? "" : ", ") + std::string(built->level->name);
+  return names;
+}
+
 const CpuLevel* chosen = nullptr;
 
 /// The last of them is there on every processor that starts the program.
@@ -72,6 +81,8 @@ void cap_onednn([[maybe_unused]] const std::string& level) {
 
 }  // namespace
 
+std::string cpu_level_names() { return names_of(built_levels(), false); }
+
 const CpuLevel& chosen_cpu() {
   static const CpuLevel& best = best_level();
   return chosen != nullptr ? *chosen : best;
@@ -83,17 +94,19 @@ void choose_cpu(const std::string& asked) {
     cap_onednn(chosen->name);
     return;
   }
-  std::string names;
-  for (const Built& built : built_levels()) {
-    names += (names.empty() ? "" : ", ") + std::string(built.level->name);
+  const std::vector<Built> levels = built_levels();
+  for (const Built& built : levels) {
     if (built.level->name != asked) continue;
-    if (!built.here) fail<UsageError>("--cpu", "a level that this processor has", asked);
+    if (!built.here)
+      fail<UsageError>("--cpu",
+                       "a level that this processor has (" + names_of(levels, true) + "; native is the best of them)",
+                       asked);
     chosen = built.level;
     cap_onednn(asked);
     return;
   }
-  fail<UsageError>("--cpu", "native or a level that this program was built for (" + names + ")",
-                   asked + (built_levels().size() == 1 ? "; -DFEDLORA_NATIVE=OFF builds it for all of them" : ""));
+  fail<UsageError>("--cpu", "native or a level that this program was built for (" + cpu_level_names() + ")",
+                   asked + (levels.size() == 1 ? "; -DFEDLORA_NATIVE=OFF builds it for all of them" : ""));
 }
 
 }  // namespace fedlora::examples

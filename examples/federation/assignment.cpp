@@ -63,13 +63,23 @@ Earlier earlier_of(const Options& options) {
   return options.overwrite ? Earlier::overwrite : options.resume ? Earlier::resume : Earlier::refuse;
 }
 
+/// Whether these options ask for a round or an epoch that the run does not have yet.
+bool goes_on(const EarlierRun& run, const Options& options) {
+  return std::any_of(mode_order.begin(), mode_order.end(), [&](const std::string& mode) {
+    const auto state = run.states.find(mode);
+    const Index wanted = mode == "federated" ? options.rounds : options.reference_epochs;
+    return options.runs(mode) && (state == run.states.end() || state->second.round < wanted);
+  });
+}
+
 /// Another level of CPU instructions gives other bits: a run goes on under it only when it is asked for, and says so
 /// from then on ("avx512 then avx2").
 Inputs with_history_of_cpu(Inputs inputs, const Options& options) {
   const Json now = inputs.config["cpu"];
   if (!options.resume || !now.is_string()) return inputs;
+  const EarlierRun earlier = earlier_run(options.out);
   std::string history;
-  for (const auto& [mode, state] : earlier_run(options.out).states)
+  for (const auto& [mode, state] : earlier.states)
     if (const Json saved = state.config.value("cpu", Json());
         saved.is_string() && saved.get<std::string>().size() > history.size())
       history = saved.get<std::string>();
@@ -77,7 +87,7 @@ Inputs with_history_of_cpu(Inputs inputs, const Options& options) {
   const auto last = history.rfind(separator);
   const std::string before = last == std::string::npos ? history : history.substr(last + separator.size());
   if (history.empty()) return inputs;
-  if (before == level) {
+  if (before == level || !goes_on(earlier, options)) {
     inputs.config["cpu"] = history;
     return inputs;
   }

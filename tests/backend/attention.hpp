@@ -178,6 +178,25 @@ TEST_CASE_TEMPLATE_DEFINE("attention of scores far apart neither overflows nor m
   check_close(out, attention_of(t, q, k, v), product_tolerance<B>, "out");
 }
 
+TEST_CASE_TEMPLATE_DEFINE("a key that a query does not see is nothing to its softmax", B, attention_unseen) {
+  using T = typename B::Element;
+  Worker<B> run;
+  for (const Index length : {2, 6, 7, 17, 34}) {
+    CAPTURE(length);
+    const Tables t = tables_of({1, 1, 4, {length}, true});
+    Values q = random_for<B>(length, 4, 1), k = random_for<B>(length, 4, 2);
+    const Values v = random_for<B>(length, 4, 3);
+    for (Index d = 0; d < 4; ++d) {
+      for (Index i = 0; i < length; ++i) q(i, d) = 1;
+      k(length - 1, d) = 200;  // a score of 400, which the last query alone may see
+    }
+    const Guarded<T> q_in(q), k_in(k), v_in(v);
+    Guarded<T> out(length, 4);
+    run.attention_forward(t.shape, placed(run, t, true), q_in.in(), k_in.in(), v_in.in(), out.view());
+    check_close(out, attention_of(t, q, k, v), attention_tolerance<B>, "out");
+  }
+}
+
 TEST_CASE_TEMPLATE_DEFINE("rows that no span covers are left alone", B, attention_uncovered) {
   using T = typename B::Element;
   Worker<B> run;

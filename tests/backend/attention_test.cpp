@@ -12,6 +12,7 @@ TEST_CASE_TEMPLATE_APPLY(attention_groups, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(attention_selected, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(attention_dropout, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(attention_range, CpuBackends);
+TEST_CASE_TEMPLATE_APPLY(attention_unseen, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(attention_uncovered, CpuBackends);
 TEST_CASE_TEMPLATE_APPLY(rotary, CpuBackends);
 

@@ -41,6 +41,12 @@ TEST_CASE_TEMPLATE("the arena gives memory in stack order, aligned, and keeps it
     arena.reset();
     CHECK(arena.take(5) == first);
   }
+  arena.reset();
+  constexpr Index line = 64 / static_cast<Index>(sizeof(T));
+  arena.take(capacity / line * line);
+  CHECK(arena.capacity() == capacity);  // to the last line
+  arena.take(1);
+  CHECK(arena.capacity() > capacity);
 }
 
 TEST_CASE("rewinding an arena gives back what was taken since, across scopes and blocks") {
@@ -81,6 +87,7 @@ TEST_CASE("an arena that has grown becomes one block as large as what was taken 
     const auto scope = arena.scope();
     arena.take(8 * large);
   }
+  arena.take(1);
   arena.reset();  // what only a scope needed counts, too: it would come from the system in every step
   CHECK(arena.capacity() == 8 * large * 5 / 4);
 }

@@ -11,6 +11,7 @@ TEST_CASE_TEMPLATE_APPLY(attention_groups, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(attention_selected, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(attention_dropout, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(attention_range, CudaBackends);
+TEST_CASE_TEMPLATE_APPLY(attention_unseen, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(attention_uncovered, CudaBackends);
 TEST_CASE_TEMPLATE_APPLY(rotary, CudaBackends);
 

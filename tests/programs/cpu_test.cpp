@@ -81,6 +81,10 @@ TEST_CASE("a run goes on under another level only when told to, and says so from
   REQUIRE(told.status == 0);
   CHECK(told.err.find("computed with " + first + ", and goes on with " + second) != std::string::npos);
   CHECK(federation.summary("out")["config"]["cpu"] == first + " then " + second);
+  const Finished nothing_left = on_cpu(federation, first, "out", {"--resume", "--rounds", "3"});
+  REQUIRE(nothing_left.status == 0);
+  CHECK(nothing_left.err.find("goes on with " + first + ":") == std::string::npos);
+  CHECK(federation.summary("out")["config"]["cpu"] == first + " then " + second);
   const Finished still = on_cpu(federation, second, "out", {"--resume", "--rounds", "4"});
   REQUIRE(still.status == 0);
   CHECK(still.err.find("goes on with " + second + ":") == std::string::npos);

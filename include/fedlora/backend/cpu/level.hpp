@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The level of vector instructions that a unit is compiled for: the one that its own flags allow. The loops of the CPU
 // backend live in an inline namespace of that name, and CpuBackend has it in its type, so that units of several levels
-// link into one program. Eigen's functions have no such name: where units of several levels use EigenGemm, each defines
-// Eigen as a name of its own (-DEigen=Eigen_avx2), or the linker takes one level's for all.
+// link into one program, for a processor that has them all: of what has no level in its name, from Arena to FedAvg, the
+// linker takes one unit's for every other. So for Eigen, too: where units of several levels use EigenGemm, each defines
+// it as a name of its own (-DEigen=Eigen_avx2). A program that finds its level when it runs compiles nothing but
+// own_loops for each, and the rest for the lowest (CpuBackend's third argument; examples/cpu).
 #pragma once
 
 #include <cstddef>
