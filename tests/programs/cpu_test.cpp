@@ -95,6 +95,25 @@ TEST_CASE("a run goes on under another level only when told to, and says so from
   CHECK(federation.summary("out")["config"]["cpu"] == first + " then " + second);
 }
 
+TEST_CASE("of several runs in a directory, the one that saw the most levels says which") {
+  const Federation federation;
+  const auto levels = levels_here(federation);
+  if (levels.size() < 2) {
+    std::cout << "skipped: a single level\n";
+    return;
+  }
+  const auto run = [&](const std::string& level, std::vector<std::string> more) {
+    more.insert(more.end(), {"--local-steps", "2", "--cpu", level});
+    return federation.run("out", std::move(more));
+  };
+  REQUIRE(run(levels[0], {"--rounds", "1"}).status == 0);
+  REQUIRE(run(levels[1], {"--rounds", "2", "--resume"}).status == 0);  // the references were finished
+  const Finished again = run(levels[1], {"--rounds", "3", "--resume"});
+  REQUIRE(again.status == 0);
+  CHECK(again.err.find("goes on with " + levels[1] + ":") == std::string::npos);
+  CHECK(federation.summary("out")["config"]["cpu"] == levels[0] + " then " + levels[1]);
+}
+
 TEST_CASE("a run that another machine began with its best is refused by name, unless --cpu says that this is meant") {
   const Federation federation;
   REQUIRE(on_cpu(federation, "", "best", {"--rounds", "1"}).status == 0);
