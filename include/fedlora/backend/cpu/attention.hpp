@@ -109,28 +109,32 @@ inline Index visible_keys(const AttentionShape& shape, const AttentionSpan& span
 template <class T>
 [[gnu::noinline]] void exp_row(T* scores, T top, Index visible, Index width, Lanes<T>& total) {
   constexpr Index lanes = lane_count<T>;
+  Lanes<T> padding;
+  load(padding, unknown_zeros<T>());
+  for (Index j = (visible + lanes - 1) / lanes * lanes; j < width; j += lanes) store(padding, scores + j);
   const Lanes<T> zero{};  // named, see exp_lanes
-  total = zero;
-  for (Index j = (visible + lanes - 1) / lanes * lanes; j < width; j += lanes) store(zero, scores + j);
+  Lanes<T> sum{};
   Index j = 0;
   for (; j + lanes <= visible; j += lanes) {
     Lanes<T> values;
     load(values, scores + j);
     values -= top;
     exp_lanes(values);
-    total += values;
+    sum += values;
     store(values, scores + j);
   }
   if (j < visible) {
     Lanes<T> values, place;
     load(values, scores + j);
     count_up(place);
-    values = place < static_cast<T>(visible - j) ? values - top : zero;
+    const auto seen = place < static_cast<T>(visible - j);
+    values = seen ? values - top : zero;
     exp_lanes(values);
-    values = place < static_cast<T>(visible - j) ? values : zero;
-    total += values;
+    values = seen ? values : zero;
+    sum += values;
     store(values, scores + j);
   }
+  total = sum;
 }
 
 /// `Rows` rows of scores → exp(score - largest) and, of each row, 1 / its sum; the probabilities are their product.

@@ -208,12 +208,28 @@ template <class V, int Count>
   stage(stage, std::integral_constant<int, Count>{});
 }
 
-/// 0, 1, 2, …
+/// 0, 1, 2, … for the widest vector.
+template <class T>
+struct Counting {
+  alignas(64) T values[64 / sizeof(T)];
+
+  constexpr Counting() : values() {
+    T next = 0;
+    for (T& value : values) value = next++;
+  }
+};
+template <class T>
+inline constexpr Counting<T> counting;
+
+/// 0, 1, 2, … Integers g++ knows as a constant when it has set them all; floats it would set one by one each time.
 template <class V>
 [[gnu::always_inline]] inline void count_up(V& lanes) {
-  each<static_cast<int>(count_of<V>)>([&](auto lane) __attribute__((always_inline)) {
-    lanes[lane()] = static_cast<ElementOf<V>>(lane());
-  });
+  using T = ElementOf<V>;
+  if constexpr (std::is_floating_point_v<T>)
+    load(lanes, counting<T>.values);
+  else
+    each<static_cast<int>(count_of<V>)>([&](auto lane)
+                                            __attribute__((always_inline)) { lanes[lane()] = static_cast<T>(lane()); });
 }
 
 /// A polynomial's coefficients, the highest power first, each as a vector.
@@ -247,6 +263,15 @@ template <int Count>
     load(next, at + (i + 1) * lane_count<float>);
     sum = sum * x + next;
   });
+}
+
+/// Zeros, of which the compiler does not know that they are: it would call memset to fill a few vectors.
+template <class T>
+[[gnu::always_inline]] inline const T* unknown_zeros() {
+  alignas(64) static constexpr T zeros[lane_count<T>] = {};
+  const T* at = zeros;
+  asm("" : "+r"(at));
+  return at;
 }
 
 /// 1 / ln 2, and ln 2 in two pieces, the first exact in few bits.
@@ -323,6 +348,11 @@ template <class T>
     else
       lanes = (Lanes<T>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
     return;
+  } else if constexpr (sizeof(Lanes<T>) == 32 && std::is_same_v<T, float>) {
+    Lanes<T> place;
+    count_up(place);
+    lanes = (Lanes<T>)_mm256_maskload_ps(from, (__m256i)(place < static_cast<T>(count)));
+    return;
   }
 #endif
   T values[lane_count<T>] = {};
@@ -339,6 +369,11 @@ template <class T>
       _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)lanes);
     else
       _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), (__m512d)lanes);
+    return;
+  } else if constexpr (sizeof(Lanes<T>) == 32 && std::is_same_v<T, float>) {
+    Lanes<T> place;
+    count_up(place);
+    _mm256_maskstore_ps(to, (__m256i)(place < static_cast<T>(count)), (__m256)lanes);
     return;
   }
 #endif
