@@ -106,12 +106,17 @@ TEST_CASE("of several runs in a directory, the one that saw the most levels says
     more.insert(more.end(), {"--local-steps", "2", "--cpu", level});
     return federation.run("out", std::move(more));
   };
+  const auto says = [&](const Finished& finished, const std::string& level) {
+    return finished.err.find("goes on with " + level + ":") != std::string::npos;
+  };
   REQUIRE(run(levels[0], {"--rounds", "1"}).status == 0);
-  REQUIRE(run(levels[1], {"--rounds", "2", "--resume"}).status == 0);  // the references were finished
+  CHECK(says(run(levels[1], {"--rounds", "2", "--resume"}), levels[1]));  // the references were finished
   const Finished again = run(levels[1], {"--rounds", "3", "--resume"});
   REQUIRE(again.status == 0);
-  CHECK(again.err.find("goes on with " + levels[1] + ":") == std::string::npos);
+  CHECK_FALSE(says(again, levels[1]));
   CHECK(federation.summary("out")["config"]["cpu"] == levels[0] + " then " + levels[1]);
+  CHECK(says(run(levels[0], {"--rounds", "4", "--resume"}), levels[0]));
+  CHECK(federation.summary("out")["config"]["cpu"] == levels[0] + " then " + levels[1] + " then " + levels[0]);
 }
 
 TEST_CASE("a run that another machine began with its best is refused by name, unless --cpu says that this is meant") {

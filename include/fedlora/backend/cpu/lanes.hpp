@@ -225,6 +225,7 @@ inline constexpr Counting<T> counting;
 template <class V>
 [[gnu::always_inline]] inline void count_up(V& lanes) {
   using T = ElementOf<V>;
+  static_assert(sizeof(V) <= sizeof counting<T>);
   if constexpr (std::is_floating_point_v<T>)
     load(lanes, counting<T>.values);
   else
@@ -265,7 +266,7 @@ template <int Count>
   });
 }
 
-/// Zeros, of which the compiler does not know that they are: it would call memset to fill a few vectors.
+/// Zeros that the compiler does not know to be zeros: it would call memset to fill a few vectors.
 template <class T>
 [[gnu::always_inline]] inline const T* unknown_zeros() {
   alignas(64) static constexpr T zeros[lane_count<T>] = {};
@@ -338,10 +339,11 @@ inline constexpr Coefficients<9> normal_cdf_coefficients({3.084832349e-2f, -1.44
     cdf[lane] = 0.5 * std::erfc(-x[lane] * 0.70710678118654752440);
 }
 
-/// The first `count` lanes from memory, fewer than all; the others are zero.
+/// The first `count` lanes from memory, fewer than all; the others are zero. The sanitizers of g++ do not see what masked
+/// moves touch, so that they get none.
 template <class T>
 [[gnu::always_inline]] inline void load_first(Lanes<T>& lanes, const T* from, Index count) {
-#if defined(__SSE2__)
+#if defined(__SSE2__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   if constexpr (sizeof(Lanes<T>) == 64) {
     if constexpr (std::is_same_v<T, float>)
       lanes = (Lanes<T>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
@@ -363,7 +365,7 @@ template <class T>
 /// The first `count` lanes to memory, fewer than all.
 template <class T>
 [[gnu::always_inline]] inline void store_first(const Lanes<T>& lanes, T* to, Index count) {
-#if defined(__SSE2__)
+#if defined(__SSE2__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   if constexpr (sizeof(Lanes<T>) == 64) {
     if constexpr (std::is_same_v<T, float>)
       _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)lanes);

@@ -11,8 +11,8 @@
 
 namespace fedlora::cpu::inline FEDLORA_CPU_LEVEL {
 
-/// The sum of f(x) over a row; `f` maps lanes in place. Four sums side by side: none waits for another, and each has
-/// a quarter of the rounding.
+/// The sum of f(x) over a row; `f` maps lanes in place. Four sums side by side: none waits for another, and in
+/// long rows each has a quarter of the rounding.
 template <class T, class F>
 T row_sum(const T* x, Index size, F&& f) {
   constexpr Index lanes = lane_count<T>;
