@@ -4,9 +4,17 @@
 // gives Eigen's namespace a name of its own here (tests/programs/level_symbols.sh looks).
 #include "cpu/level.hpp"
 
+#include <string_view>
+
 #include "fedlora/backend/cpu/gemm_eigen.hpp"
 
 namespace fedlora::examples::FEDLORA_CPU_LEVEL {
+
+#ifdef FEDLORA_LEVEL_ASKED
+static_assert(std::string_view(cpu::Level::name) == FEDLORA_LEVEL_ASKED,
+              "CMAKE_CXX_FLAGS change what this object is compiled for: of instructions they may say one -march, which "
+              "the level's own replaces, and no -mavx2 or the like");
+#endif
 
 extern const CpuLevel level;
 const CpuLevel level = {cpu::Level::name, &cpu::own_loops<float>, &cpu::own_loops<double>, &EigenGemm::multiply<float>,
