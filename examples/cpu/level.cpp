@@ -12,8 +12,9 @@ namespace fedlora::examples::FEDLORA_CPU_LEVEL {
 
 #ifdef FEDLORA_LEVEL_ASKED
 static_assert(std::string_view(cpu::Level::name) == FEDLORA_LEVEL_ASKED,
-              "CMAKE_CXX_FLAGS change what this object is compiled for: of instructions they may say one -march, which "
-              "the level's own replaces, and no -mavx2 or the like");
+              "this object is to be of level " FEDLORA_LEVEL_ASKED
+              ", and the compiler's flags make it another: say -march "
+              "there, which the level's own replaces, in place of -mavx2, -mno-avx2 and the like");
 #endif
 
 extern const CpuLevel level;
