@@ -12,9 +12,8 @@ namespace fedlora::examples::FEDLORA_CPU_LEVEL {
 
 #ifdef FEDLORA_LEVEL_ASKED
 static_assert(std::string_view(cpu::Level::name) == FEDLORA_LEVEL_ASKED,
-              "this object is to be of level " FEDLORA_LEVEL_ASKED
-              ", and the compiler's flags make it another: say -march "
-              "there, which the level's own replaces, in place of -mavx2, -mno-avx2 and the like");
+              "the compiler's flags make this object of another level than " FEDLORA_LEVEL_ASKED
+              ": give them as -march, which the level's own replaces, not as -mavx2, -mno-avx2 and the like");
 #endif
 
 extern const CpuLevel level;
